@@ -1,0 +1,386 @@
+"""What a loop is: frozen values, made by `ll_loop.files`, read by everything else.
+
+Variants are types: what a state does is its `work`, how its result is judged is its `evaluate`. A new kind of
+work or evaluator is a class here, a reader in `files.load` and a case in `machine` or `verdicts`.
+The YAML keys keep their names (docs/format.md); values here are already checked and typed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+Direction = Literal["minimize", "maximize"]
+Operator = Literal["eq", "ne", "lt", "le", "gt", "ge"]
+Handoff = Literal["pause", "spawn", "terminate"]
+OnResume = Literal["rerun", "skip", "fail"]
+
+OPERATORS: tuple[Operator, ...] = ("eq", "ne", "lt", "le", "gt", "ge")
+FAILURE_NAMES = frozenset({"failed", "error", "aborted", "finalize_aborted"})
+CURRENT = "$current"
+
+
+# --- what a state does -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """A pure decision: nothing runs; without an evaluator the verdict is `yes`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """A bash script, as a template."""
+
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt (or slash command) for an agent host, as a template."""
+
+    action: str
+    slash: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SubLoop:
+    """Another loop, run as this state's work. `name` is a template; `bindings` is `with:`."""
+
+    name: str
+    bindings: Mapping[str, Any] | None = None
+    passthrough: bool = False
+    worktree: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """Work that this version cannot do yet (human approval, MCP tools, learning). Entering it ends the run."""
+
+    kind: str
+    action: str = ""
+
+
+Work = Nothing | Shell | Prompt | SubLoop | Unsupported
+
+
+# --- how a result is judged ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ExitCode:
+    type: ClassVar[str] = "exit_code"
+    abstain_on_exit_3: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutputNumeric:
+    """`target` is a number or a template that must render to one."""
+
+    type: ClassVar[str] = "output_numeric"
+    operator: Operator
+    target: float | str
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputJson:
+    type: ClassVar[str] = "output_json"
+    path: str
+    operator: Operator
+    target: Any
+
+
+@dataclass(frozen=True, slots=True)
+class OutputContains:
+    type: ClassVar[str] = "output_contains"
+    pattern: str
+    negate: bool = False
+    error_patterns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Convergence:
+    """`target`, `tolerance` and `reference` are numbers or templates; `previous` is a template."""
+
+    type: ClassVar[str] = "convergence"
+    target: float | str
+    direction: Direction = "minimize"
+    tolerance: float | str = 0
+    previous: str | None = None
+    reference: float | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Classify:
+    """`line` is `first`, `last` or an index among the lines that are not blank (negative: from the end)."""
+
+    type: ClassVar[str] = "classify"
+    line: int | Literal["first", "last"] = "last"
+
+
+@dataclass(frozen=True, slots=True)
+class DiffStall:
+    """Whether the git working tree changed since the last look; `scope` holds path-specs."""
+
+    type: ClassVar[str] = "diff_stall"
+    scope: tuple[str, ...] = ()
+    max_stall: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreStall:
+    """Whether the numbers in `history_file` (a template) still rise (or, with `falling`, still fall)."""
+
+    type: ClassVar[str] = "score_stall"
+    history_file: str
+    max_stall: int = 1
+    epsilon: float = 0.5
+    falling: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ActionStall:
+    type: ClassVar[str] = "action_stall"
+    track: tuple[str, ...] = ("action",)
+    max_repeat: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class McpResult:
+    type: ClassVar[str] = "mcp_result"
+
+
+@dataclass(frozen=True, slots=True)
+class HarborScorer:
+    type: ClassVar[str] = "harbor_scorer"
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """An evaluator that asks a model (`llm_structured`, `comparator`, `contract`, `advisor_consult`).
+
+    `keys` holds the block's other keys as written.
+    """
+
+    kind: str
+    keys: Mapping[str, Any] = EMPTY
+
+
+Evaluator = (
+    ExitCode
+    | OutputNumeric
+    | OutputJson
+    | OutputContains
+    | Convergence
+    | Classify
+    | DiffStall
+    | ScoreStall
+    | ActionStall
+    | McpResult
+    | HarborScorer
+    | Judge
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """An `evaluate:` block: the evaluator, and the template to judge instead of the action's output."""
+
+    by: Evaluator
+    source: str | None = None
+
+    @property
+    def type(self) -> str:
+        return self.by.kind if isinstance(self.by, Judge) else self.by.type
+
+
+# --- where a verdict leads -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """A state's way out. `next` suppresses judging; `table` (a `route:` block) hides the shorthand keys.
+
+    `on` maps verdicts to targets (`on_yes: x` is `{"yes": "x"}`; `on_success` and `on_failure` are read as
+    `yes` and `no`). A target is a state's name or `$current`.
+    """
+
+    next: str | None = None
+    on: Mapping[str, str] = EMPTY
+    table: Mapping[str, str] | None = None
+
+    @property
+    def on_error(self) -> str | None:
+        return self.on.get("error")
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """At most `limit` re-entries in a row after the first visit, then `then`."""
+
+    limit: int
+    then: str
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """Waiting out a provider's rate limit. A shell state has one only if it declares one of its keys."""
+
+    retries: int = 3
+    base: float = 30
+    max_wait: float = 21600
+    ladder: tuple[float, ...] = (300, 900, 1800, 3600)
+    then: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """Limits on consecutive runs of one state's action; only states that ask for it have one."""
+
+    normal_max: int = 3
+    warn_max: int = 8
+    hard_max: int = 12
+    then: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One entry of `parameters:`, of a loop or of a fragment."""
+
+    name: str
+    type: str
+    required: bool = False
+    default: Any = None
+    description: str = ""
+    values: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One state. `timeout` and `idle_timeout` are seconds; None means the loop's default, 0 means none."""
+
+    name: str
+    work: Work = Nothing()
+    evaluate: Evaluate | None = None
+    routes: Routes = Routes()
+    terminal: bool = False
+    failure: bool = False
+    capture: str | None = None
+    append_to_messages: str | None = None
+    timeout: float | None = None
+    idle_timeout: float | None = None
+    on_maintain: str | None = None
+    retry: Retry | None = None
+    retryable_exit_codes: tuple[int, ...] | None = None
+    on_retry_exhausted: str | None = None
+    rate_limit: RateLimit | None = None
+    throttle: Throttle | None = None
+    bindings: Mapping[str, Any] | None = None
+    """`with:` of a state made from a fragment: templates, exposed as `${param.*}`."""
+    fragment_parameters: tuple[Parameter, ...] = ()
+    learning_type: bool = False
+    """`type: learning` without its block: an ordinary state that is exempt from the throttle's hard limit."""
+    on_resume: OnResume = "rerun"
+
+    @property
+    def template(self) -> str:
+        """The action text as written, empty for states without one."""
+        return "" if isinstance(self.work, Nothing | SubLoop) else self.work.action
+
+    @property
+    def is_prompt(self) -> bool:
+        return isinstance(self.work, Prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatedFailure:
+    """`circuit.repeated_failure`: `then` is None to abort, else a state."""
+
+    window: int = 3
+    recurrent_window: int | None = None
+    then: str | None = None
+    progress_paths: tuple[str, ...] = ()
+    exclude_paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A whole loop, resolved: inheritance, `flow` and fragments are expanded, defaults filled in.
+
+    `fingerprint` identifies the resolved definition (not the file's comments or layout); a run resumes only
+    under the fingerprint it began with. `meta` holds catalogue keys and blocks that do not steer a run.
+    """
+
+    name: str
+    initial: str
+    states: Mapping[str, State]
+    path: str = ""
+    file_sha256: str = ""
+    fingerprint: str = ""
+    description: str = ""
+    context: Mapping[str, Any] = EMPTY
+    parameters: Mapping[str, Parameter] = EMPTY
+    scope: tuple[str, ...] = ()
+    singleton: bool = False
+    input_key: str = "input"
+    required_inputs: tuple[str, ...] = ()
+    max_steps: int = 50
+    on_max_steps: str | None = None
+    max_iterations: int | None = None
+    on_max_iterations: str | None = None
+    max_edge_revisits: int = 100
+    timeout: float | None = None
+    default_timeout: float | None = None
+    default_idle_timeout: float | None = None
+    backoff: float = 0
+    maintain: bool = False
+    on_handoff: Handoff = "pause"
+    circuit: RepeatedFailure | None = None
+    prompt_size_warn: int = 50000
+    meta: Mapping[str, Any] = field(default=EMPTY, compare=False)
+
+
+# --- how a run ends --------------------------------------------------------------------------------------
+
+TerminatedBy = Literal[
+    "terminal",
+    "max_steps",
+    "max_iterations_reached",
+    "timeout",
+    "interrupted",
+    "user_stopped",
+    "system_signal",
+    "handoff",
+    "cycle_detected",
+    "stall_detected",
+    "error",
+    "no_route",
+    "workdir_vanished",
+    "queue_timeout",
+    "internal_error",
+]
+Status = Literal[
+    "queued", "running", "completed", "failed", "interrupted", "awaiting_continuation", "timed_out", "user_stopped"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run (or a sub-loop) ended. Status word and exit code follow from it (`ll_loop.core.endings`).
+
+    `asked` tells an interruption that the loop itself asked for (`LOOP_STOP:`); `signal` is the number of the
+    signal that ended the whole session, 0 if none did.
+    """
+
+    by: TerminatedBy
+    state: str
+    failure_terminal: bool = False
+    error: str | None = None
+    asked: bool = False
+    signal: int = 0
+    continuation: str | None = None
