@@ -7,12 +7,33 @@ The YAML keys keep their names (docs/format.md); values here are already checked
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+class _Empty(Mapping[str, Any]):
+    """A mapping without keys. Hashable, which a mappingproxy of Python 3.11 is not, so it may be a field's default."""
+
+    __slots__ = ()
+
+    def __getitem__(self, key: str) -> Any:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        return "{}"
+
+
+EMPTY: Mapping[str, Any] = _Empty()
 
 Direction = Literal["minimize", "maximize"]
 Operator = Literal["eq", "ne", "lt", "le", "gt", "ge"]
@@ -196,7 +217,13 @@ class Evaluate:
 
     @property
     def type(self) -> str:
-        return self.by.kind if isinstance(self.by, Judge) else self.by.type
+        match self.by:
+            case Judge(kind):
+                return kind
+            case ScoreStall(falling=True):
+                return "open_question_stall"
+            case by:
+                return by.type
 
 
 # --- where a verdict leads -------------------------------------------------------------------------------
@@ -365,7 +392,14 @@ TerminatedBy = Literal[
     "internal_error",
 ]
 Status = Literal[
-    "queued", "running", "completed", "failed", "interrupted", "awaiting_continuation", "timed_out", "user_stopped"
+    "queued",
+    "running",
+    "completed",
+    "failed",
+    "interrupted",
+    "awaiting_continuation",
+    "timed_out",
+    "user_stopped",
 ]
 
 

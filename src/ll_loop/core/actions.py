@@ -1,0 +1,167 @@
+"""Entering a state, and what its action's result means before anything is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import events
+from .context import bind_fragment
+from .effects import ActionDone, RunAction
+from .failures import classify_failure, failure_type, first_marker
+from .frame import StopAsked, Turn
+from .model import State
+from .move import EndRun, Move, Wait, assign, explain
+from .template import HeredocCollision, TemplateError
+
+DEFAULT_TIMEOUT = 3600.0
+
+
+def prepare(move: Move) -> None:
+    """Bind the parameters of a state that was made from a fragment."""
+    state = move.state
+    if state.bindings is None and not state.fragment_parameters:
+        move.frame.turn = Turn()
+        return
+    try:
+        move.frame.turn = Turn(param=bind_fragment(state, move.scope()))
+    except TemplateError as error:
+        raise EndRun("error", explain(state.name, error)) from error
+
+
+def start(move: Move, *, flush: bool = False) -> Wait | str:
+    """The action to run, or the target of `on_error` when its text cannot be made."""
+    state = move.state
+    try:
+        text = move.render(state.template)
+    except TemplateError as error:
+        return on_error(move, error)
+    loop = move.frame.loop
+    if 0 < loop.prompt_size_warn <= len(text):
+        move.emit(events.prompt_size_warn(state.name, len(text), loop.prompt_size_warn))
+    move.emit(events.action_start(text, state.is_prompt))
+    idle = _first(state.idle_timeout, loop.default_idle_timeout, 0.0)
+    action = RunAction(
+        text, state.name, move.frame.iteration, state.is_prompt, _wall(state, loop.default_timeout, idle), idle,
+        move.frame.attempt,
+    )  # fmt: skip
+    return Wait(action, "flush" if flush else "action")
+
+
+def _first(*candidates: float | None) -> float:
+    return next((c for c in candidates if c is not None), 0.0)
+
+
+def _wall(state: State, default: float | None, idle: float) -> float:
+    if state.is_prompt and idle and state.timeout is None and default is None:
+        return 0
+    return _first(state.timeout, default, DEFAULT_TIMEOUT)
+
+
+def on_error(move: Move, error: TemplateError) -> str:
+    """Where an action leads whose text cannot be made; ends the run when no route helps."""
+    state = move.state
+    if isinstance(error, HeredocCollision) or state.routes.on_error is None:
+        raise EndRun("error", explain(state.name, error)) from error
+    move.emit(events.action_error(state.name, str(error)))
+    return move.target(state.routes.on_error) or state.name
+
+
+def note(move: Move, done: ActionDone) -> str | None:
+    """Record what an action did: its event, its capture, its message, its markers.
+
+    Returns the target of `on_error` when the message cannot be made.
+    """
+    frame, state = move.frame, move.state
+    move.emit(
+        events.action_complete(
+            state.name,
+            frame.iteration,
+            done.exit_code,
+            done.duration_ms,
+            done.output,
+            done.stderr,
+            state.is_prompt,
+        )
+    )
+    if done.note:
+        move.warn(done.note)
+    if state.capture:
+        frame.captured = assign(frame.captured, state.capture, captured(done))
+    target = _append_message(move, state)
+    obey_markers(move, done)
+    return target
+
+
+def captured(done: ActionDone) -> dict[str, Any]:
+    """What `${captured.NAME.*}` holds: the output without its trailing line ends, and how it ended."""
+    return {
+        "output": done.output.rstrip("\r\n"),
+        "stderr": done.stderr,
+        "exit_code": done.exit_code,
+        "duration_ms": done.duration_ms,
+        "failure_type": failure_type(classify_failure(done.output, done.stderr)) if done.exit_code else "",
+        "timeout_kind": done.timeout_kind,
+    }
+
+
+def _append_message(move: Move, state: State) -> str | None:
+    if state.append_to_messages is None:
+        return None
+    try:
+        message = move.render(state.append_to_messages)
+    except TemplateError as error:
+        return on_error(move, error)
+    move.frame.messages = (*move.frame.messages, message)
+    move.emit(events.messages_append(state.name, message))
+    return None
+
+
+def obey_markers(move: Move, done: ActionDone) -> None:
+    """Act on `CONTEXT_HANDOFF:`, `FATAL_ERROR:` and `LOOP_STOP:`, also in sub-loops: they mean the whole run."""
+    marker = first_marker(done.marked)
+    if marker is None:
+        return
+    match marker.kind:
+        case "handoff":
+            move.ask_to_stop(StopAsked("handoff", marker.payload))
+        case "fatal":
+            move.ask_to_stop(StopAsked("error", marker.payload))
+        case "stop":
+            move.ask_to_stop(StopAsked("interrupted", marker.payload))
+
+
+def throttle(move: Move) -> str | None:
+    """Count consecutive runs of a state that asked for a throttle; a target when its hard limit is reached."""
+    frame, state = move.frame, move.state
+    limits = state.throttle
+    if limits is None:
+        return None
+    count = frame.throttled.get(state.name, 0) + 1
+    frame.throttled = assign(frame.throttled, state.name, count)
+    if count == limits.warn_max:
+        move.emit(events.throttle_warn(state.name, count, limits.normal_max, limits.warn_max, limits.hard_max))
+    if state.learning_type or count < limits.hard_max:
+        return None
+    if count == limits.hard_max:
+        target = limits.then or state.routes.on_error
+        move.emit(events.throttle_hard(state.name, count, limits.hard_max, target))
+        return target
+    move.emit(events.throttle_stop(state.name, count, limits.hard_max))
+    raise EndRun(
+        "error",
+        f"Throttle stop: state {state.name!r} exceeded hard_max={limits.hard_max} tool calls "
+        "with no on_throttle_hard target",
+    )
+
+
+def remember(move: Move, done: ActionDone | None) -> None:
+    """Set what `${prev.*}` shows from now on."""
+    frame = move.frame
+    prev: Mapping[str, Any] = {
+        "output": done.output if done else "",
+        "exit_code": done.exit_code if done else 0,
+        "state": frame.state,
+        "timeout_kind": done.timeout_kind if done else None,
+    }
+    frame.prev = prev

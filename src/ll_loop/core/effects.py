@@ -1,0 +1,186 @@
+"""What the machine asks the world for, and what the world answers. All are plain values that survive JSON.
+
+An effect is performed by the engine (`ll_loop.run.perform`), by the simulator or by a test's script; the answer
+comes back in an `Outcome`. Journals store outcomes, so a run is replayed by feeding them to the machine again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from .model import EMPTY, Loop
+
+# --- effects -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunAction:
+    """Run `text` as a bash script, or as a prompt when `prompt` is set. Times are seconds, 0 means no limit."""
+
+    text: str
+    state: str
+    iteration: int
+    prompt: bool = False
+    timeout: float = 3600
+    idle_timeout: float = 0
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeTree:
+    """Fingerprint the git working tree below the path-specs `scope` (all of it when empty)."""
+
+    scope: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeFile:
+    """Read a small text file; None when it is not there."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProbePaths:
+    """Fingerprint modification time and size of `paths`, leaving out `exclude`."""
+
+    paths: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait `seconds`; `why` is shown to people (`backoff`, `rate limit`, `server error`)."""
+
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadLoop:
+    """Find and load a sub-loop by name, as seen from the file at `beside`."""
+
+    name: str
+    beside: str
+
+
+@dataclass(frozen=True, slots=True)
+class Breathe:
+    """Nothing: lets other runs have a turn in a long stretch of states that do nothing."""
+
+
+Probe = ProbeTree | ProbeFile | ProbePaths
+Effect = RunAction | ProbeTree | ProbeFile | ProbePaths | Sleep | LoadLoop | Breathe
+
+# --- answers -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ActionDone:
+    """How an action ended. `exit_code` is negative after a signal, 124 after a time limit.
+
+    `marked` holds the output lines with a run marker (`FATAL_ERROR:` and so on), found while reading, so that none
+    is lost when `output` was shortened. `workdir` is set when the action could not start because its directory
+    is gone. `note` tells of background children that were ended.
+    """
+
+    exit_code: int
+    output: str = ""
+    stderr: str = ""
+    duration_ms: int = 0
+    timeout_kind: Literal["wall", "idle"] | None = None
+    marked: tuple[str, ...] = ()
+    workdir: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a probe saw (text, or None for a missing file), or why it failed."""
+
+    value: str | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rested:
+    """A sleep is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A sub-loop's definition, with the environment values that its templates name.
+
+    In the journal only its name, path and fingerprint are kept; a replay loads it again and compares.
+    """
+
+    loop: Loop
+    env: Mapping[str, str] = EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """Why there is no such sub-loop."""
+
+    error: str
+
+
+Answer = ActionDone | Probed | Rested | Loaded | LoadFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An answer and the world's state when it came.
+
+    `at` is the run's own clock in seconds (only time in which the run was alive counts), `ts` the wall time in
+    ISO 8601, `chance` a number in [0, 1) for jitter.
+    """
+
+    answer: Answer
+    at: float = 0.0
+    ts: str = ""
+    chance: float = field(default=0.5)
+
+
+def answer_to_json(answer: Answer) -> dict[str, Any]:
+    """The answer as journaled: its class name under `kind`, then its fields."""
+    if isinstance(answer, Loaded):
+        loop = answer.loop
+        return {"kind": "Loaded", "name": loop.name, "path": loop.path, "fingerprint": loop.fingerprint,
+                "env": dict(answer.env)}  # fmt: skip
+    if isinstance(answer, ActionDone):
+        return _action_to_json(answer)
+    return {"kind": type(answer).__name__, **asdict(answer)}
+
+
+def _action_to_json(done: ActionDone) -> dict[str, Any]:
+    """Written field by field: `asdict` is a tenth of a step's cost."""
+    document: dict[str, Any] = {"kind": "ActionDone", "exit_code": done.exit_code, "output": done.output,
+                                "stderr": done.stderr, "duration_ms": done.duration_ms}  # fmt: skip
+    if done.timeout_kind:
+        document["timeout_kind"] = done.timeout_kind
+    if done.marked:
+        document["marked"] = list(done.marked)
+    if done.workdir:
+        document["workdir"] = done.workdir
+    if done.note:
+        document["note"] = done.note
+    return document
+
+
+def answer_from_json(document: Mapping[str, Any]) -> ActionDone | Probed | Rested | LoadFailed:
+    """The reverse for every answer but `Loaded`, which needs a library (`ll_loop.run.journal`)."""
+    fields = {key: value for key, value in document.items() if key != "kind"}
+    match document["kind"]:
+        case "ActionDone":
+            return ActionDone(**{**fields, "marked": tuple(fields.get("marked", ()))})
+        case "Probed":
+            return Probed(**fields)
+        case "Rested":
+            return Rested()
+        case "LoadFailed":
+            return LoadFailed(**fields)
+        case kind:
+            raise ValueError(f"unknown answer in the journal: {kind!r}")

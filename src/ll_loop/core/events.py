@@ -1,0 +1,199 @@
+"""The event vocabulary: names and fields of docs/events.md, one constructor an event.
+
+Events of sub-loops carry `depth` and the sub-loop's name. Time, run id and sequence number are added by the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .model import Ending
+
+PREVIEW = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in a run. `loop` names the (sub-)loop, `depth` is 0 for the run itself."""
+
+    name: str
+    fields: Mapping[str, Any]
+    loop: str = ""
+    depth: int = 0
+
+
+Fields = dict[str, Any]
+
+
+def loop_start(origin: Mapping[str, Any]) -> tuple[str, Fields]:
+    return "loop_start", dict(origin)
+
+
+def loop_resume(state: str, iteration: int, continuation: str | None) -> tuple[str, Fields]:
+    fields: Fields = {"from_state": state, "iteration": iteration}
+    if continuation is not None:
+        fields |= {"from_handoff": True, "continuation_prompt": continuation}
+    return "loop_resume", fields
+
+
+def loop_complete(ending: Ending, iterations: int) -> tuple[str, Fields]:
+    fields: Fields = {
+        "final_state": ending.state,
+        "iterations": iterations,
+        "terminated_by": ending.by,
+        "failure_terminal": ending.failure_terminal,
+    }
+    if ending.error is not None:
+        fields["error"] = ending.error
+    return "loop_complete", fields
+
+
+def state_enter(
+    state: str, iteration: int, passes: int, *, flushed: bool = False, attempt: int = 1
+) -> tuple[str, Fields]:
+    fields: Fields = {"state": state, "iteration": iteration, "iteration_count": passes}
+    if flushed:
+        fields["flushed"] = True
+    if attempt > 1:
+        fields["attempt"] = attempt
+    return "state_enter", fields
+
+
+def route(source: str, target: str, reason: str = "") -> tuple[str, Fields]:
+    fields: Fields = {"from": source, "to": target}
+    if reason:
+        fields["reason"] = reason
+    return "route", fields
+
+
+def action_start(action: str, is_prompt: bool) -> tuple[str, Fields]:
+    return "action_start", {"action": action, "is_prompt": is_prompt}
+
+
+def action_output(line: str) -> tuple[str, Fields]:
+    return "action_output", {"line": line}
+
+
+def preview(text: str) -> str | None:
+    """The end of a text as events show it: its last 2,000 characters without blanks around, None if empty."""
+    return text[-PREVIEW:].strip() or None
+
+
+def action_complete(
+    state: str, iteration: int, exit_code: int, duration_ms: int, output: str, stderr: str, is_prompt: bool
+) -> tuple[str, Fields]:
+    return "action_complete", {
+        "exit_code": exit_code,
+        "duration_ms": duration_ms,
+        "output_preview": preview(output),
+        "stderr_preview": preview(stderr),
+        "is_prompt": is_prompt,
+        "state": state,
+        "iteration": iteration,
+    }
+
+
+def action_error(state: str, error: str) -> tuple[str, Fields]:
+    return "action_error", {"state": state, "error": error, "route": "on_error"}
+
+
+def evaluate(type_: str, verdict: str, details: Mapping[str, Any]) -> tuple[str, Fields]:
+    return "evaluate", {"type": type_, "verdict": verdict, **details}
+
+
+def messages_append(state: str, message: str) -> tuple[str, Fields]:
+    return "messages_append", {"message": message, "state": state}
+
+
+def retry_exhausted(state: str, retries: int, target: str) -> tuple[str, Fields]:
+    return "retry_exhausted", {"state": state, "retries": retries, "next": target}
+
+
+def cycle_detected(source: str, target: str, count: int, limit: int) -> tuple[str, Fields]:
+    return "cycle_detected", {
+        "edge": f"{source}->{target}", "from": source, "to": target, "count": count, "max": limit,
+    }  # fmt: skip
+
+
+def stall_detected(
+    state: str, exit_code: int, verdict: str, kind: str, count: int, target: str | None
+) -> tuple[str, Fields]:
+    action = f"route:{target}" if target else "abort"
+    return "stall_detected", {
+        "state": state, "exit_code": exit_code, "verdict": verdict, kind: count, "action": action,
+    }  # fmt: skip
+
+
+def max_steps_summary(state: str, iterations: int) -> tuple[str, Fields]:
+    return "max_steps_summary", {"summary_state": state, "iterations": iterations}
+
+
+def max_iterations_summary(state: str, passes: int) -> tuple[str, Fields]:
+    return "max_iterations_reached_summary", {"summary_state": state, "iteration_count": passes}
+
+
+def throttle_warn(state: str, count: int, normal: int, warn: int, hard: int) -> tuple[str, Fields]:
+    return "throttle_warn", {
+        "state": state, "count": count, "normal_max": normal, "warn_max": warn, "hard_max": hard,
+    }  # fmt: skip
+
+
+def throttle_hard(state: str, count: int, hard: int, target: str | None) -> tuple[str, Fields]:
+    return "throttle_hard", {"state": state, "count": count, "hard_max": hard, "next": target}
+
+
+def throttle_stop(state: str, count: int, hard: int) -> tuple[str, Fields]:
+    return "throttle_stop", {"state": state, "count": count, "hard_max": hard}
+
+
+def prompt_size_warn(state: str, size: int, threshold: int) -> tuple[str, Fields]:
+    return "prompt_size_warn", {"state": state, "size": size, "threshold": threshold, "est_tokens": size // 4}
+
+
+def rate_limit_waiting(state: str, elapsed: float, remaining: float, total: float, budget: float) -> tuple[str, Fields]:
+    return "rate_limit_waiting", {
+        "state": state,
+        "elapsed_seconds": elapsed,
+        "next_attempt_in": remaining,
+        "total_waited_seconds": total,
+        "budget_seconds": budget,
+        "tier": "long_wait",
+    }
+
+
+def rate_limit_exhausted(state: str, short: int, long: int, total: float, target: str | None) -> tuple[str, Fields]:
+    return "rate_limit_exhausted", {
+        "state": state,
+        "retries": short + long,
+        "short_retries": short,
+        "long_retries": long,
+        "total_wait_seconds": total,
+        "next": target,
+    }
+
+
+def rate_limit_storm(state: str, count: int) -> tuple[str, Fields]:
+    return "rate_limit_storm", {"state": state, "count": count}
+
+
+def api_error_retry(state: str, attempt: int, backoff: float) -> tuple[str, Fields]:
+    return "api_error_retry", {"state": state, "attempt": attempt, "backoff": backoff}
+
+
+def api_error_exhausted(state: str, retries: int) -> tuple[str, Fields]:
+    return "api_error_exhausted", {"state": state, "retries": retries}
+
+
+def handoff_detected(state: str, iteration: int, continuation: str) -> tuple[str, Fields]:
+    return "handoff_detected", {"state": state, "iteration": iteration, "continuation": continuation}
+
+
+def workdir_vanished(state: str, path: str) -> tuple[str, Fields]:
+    return "workdir_vanished", {"state": state, "path": path}
+
+
+def warning(state: str, message: str) -> tuple[str, Fields]:
+    """Ours: something a person should know, without effect on the run."""
+    return "warning", {"state": state, "message": message}

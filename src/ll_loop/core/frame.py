@@ -1,0 +1,124 @@
+"""The state of a run: a stack of frames, one for the loop and one for each sub-loop under way.
+
+Frames are copied before they are changed (`Frame.copy`) and their containers are replaced, never changed in
+place, so that every `Run` that was handed out stays as it was.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .effects import ActionDone, Effect
+from .model import EMPTY, Ending, Loop, State
+
+Cap = Literal["max_steps", "max_iterations_reached"]
+After = Literal[
+    "action", "flush", "probe", "stall", "rate_limit", "server_error", "backoff", "load", "breathe", "nothing"
+]
+"""What the answer under way is for: the machine goes on there."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateRecord:
+    """How long one state has been waiting out a rate limit. `left` is what remains of the wait under way."""
+
+    short: int = 0
+    long: int = 0
+    waited: float = 0
+    left: float = 0
+    wait: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is known of the state under way, from its action to its route."""
+
+    done: ActionDone | None = None
+    verdict: str = "yes"
+    param: Mapping[str, Any] | None = None
+    source: str = ""
+
+
+@dataclass(slots=True)
+class Frame:
+    """One loop under way. `started` and `limit` are seconds of the run's clock."""
+
+    loop: Loop
+    context: Mapping[str, Any]
+    depth: int = 0
+    started_at: str = ""
+    started: float = 0
+    limit: float | None = None
+    state: str = ""
+    iteration: int = 0
+    passes: int = 0
+    attempt: int = 1
+    captured: Mapping[str, Any] = EMPTY
+    messages: tuple[str, ...] = ()
+    prev: Mapping[str, Any] | None = None
+    last: Mapping[str, Any] | None = None
+    came_from: str | None = None
+    just_routed: bool = False
+    repeated_in_place: bool = False
+    retries: Mapping[str, int] = EMPTY
+    throttled: Mapping[str, int] = EMPTY
+    edges: Mapping[str, int] = EMPTY
+    rates: Mapping[str, RateRecord] = EMPTY
+    server_errors: Mapping[str, int] = EMPTY
+    exhausted_in_a_row: int = 0
+    held: Mapping[str, int] = EMPTY
+    memory: Mapping[str, Mapping[str, Any]] = EMPTY
+    stall_window: tuple[tuple[str, int, str], ...] = ()
+    stall_counts: Mapping[str, int] = EMPTY
+    progress: Mapping[str, str] = EMPTY
+    cap: Cap | None = None
+    pre_cap_state: str | None = None
+    turn: Turn = field(default_factory=Turn)
+    trace: tuple[str, ...] | None = None
+    """The events of this sub-loop as JSON lines, kept only if its parent captures them."""
+
+    def copy(self) -> Frame:
+        return copy.copy(self)
+
+    @property
+    def current(self) -> State:
+        """The state under way; `LookupError` when no such state exists."""
+        return self.loop.states[self.state]
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """Why the run ends before its next state: `interrupted`, `system_signal`, or an `error` with its text."""
+
+    by: Literal["interrupted", "system_signal", "error", "handoff"]
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run between two answers: where it is, and what it waits for."""
+
+    frames: tuple[Frame, ...]
+    env: Mapping[str, str] = EMPTY
+    at: float = 0
+    ts: str = ""
+    waiting: Effect | None = None
+    after: After = "nothing"
+    stop: StopAsked | None = None
+    ending: Ending | None = None
+
+    @property
+    def root(self) -> Frame:
+        return self.frames[0]
+
+    @property
+    def top(self) -> Frame:
+        return self.frames[-1]
+
+    def __repr__(self) -> str:
+        place = "/".join(frame.state for frame in self.frames)
+        ended = f", ended by {self.ending.by}" if self.ending else ""
+        return f"<Run {self.root.loop.name} at {place!r}, step {self.root.iteration}{ended}>"

@@ -1,0 +1,94 @@
+"""Caps of a run: each decides whether the run goes on to its next state, is sent to a handler, or ends.
+
+A new cap is a function and its place in `LIMITS`. A state that ends the run is entered before any cap is
+asked: who arrives has arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from . import events
+from .frame import Cap
+from .model import Prompt, Shell, SubLoop, TerminatedBy
+from .move import Move
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the frame for this reason; `flush` runs the state under way once first."""
+
+    by: TerminatedBy
+    flush: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """Go to a handler; `flush` runs the state under way once first."""
+
+    cap: Cap
+    handler: str
+    flush: bool = False
+
+
+Limited = Stop | Handle | None
+Limit = Callable[[Move], Limited]
+
+
+def step_cap(move: Move) -> Limited:
+    """At most `max_steps` states."""
+    frame = move.frame
+    if frame.iteration < frame.loop.max_steps:
+        return None
+    handler = frame.loop.on_max_steps
+    if handler is None or frame.cap is not None:
+        return Stop("max_steps")
+    return Handle("max_steps", handler, flush=_left_a_sub_loop(move))
+
+
+def pass_cap(move: Move) -> Limited:
+    """At most `max_iterations` passes of a loop that maintains."""
+    frame = move.frame
+    if frame.loop.max_iterations is None or frame.passes < frame.loop.max_iterations:
+        return None
+    handler = frame.loop.on_max_iterations
+    if handler is None or frame.cap is not None:
+        return Stop("max_iterations_reached")
+    return Handle("max_iterations_reached", handler)
+
+
+def deadline(move: Move) -> Limited:
+    """At most `timeout` seconds. Looked at between states only: it never cuts an action."""
+    frame = move.frame
+    limit = frame.limit if frame.limit is not None else frame.loop.timeout
+    if limit is None or (move.at - frame.started) <= limit:
+        return None
+    state = frame.loop.states.get(frame.state)
+    pending = state is not None and frame.just_routed and isinstance(state.work, Shell)
+    return Stop("timeout", flush=pending)
+
+
+LIMITS: tuple[Limit, ...] = (step_cap, pass_cap, deadline)
+
+
+def _left_a_sub_loop(move: Move) -> bool:
+    """Whether the state under way was just reached from a sub-loop and still has an action to run."""
+    frame = move.frame
+    before = frame.loop.states.get(frame.came_from or "")
+    state = frame.loop.states.get(frame.state)
+    if before is None or state is None or not frame.just_routed:
+        return False
+    return isinstance(before.work, SubLoop) and not state.terminal and isinstance(state.work, Shell | Prompt)
+
+
+def enter_handler(move: Move, handle: Handle) -> None:
+    """Jump to a cap's handler: it runs once, in the same turn."""
+    frame = move.frame
+    frame.pre_cap_state = frame.pre_cap_state or frame.state
+    frame.cap = handle.cap
+    if handle.cap == "max_steps":
+        move.emit(events.max_steps_summary(handle.handler, frame.iteration))
+    else:
+        move.emit(events.max_iterations_summary(handle.handler, frame.passes))
+    frame.state = handle.handler

@@ -1,0 +1,136 @@
+"""One move of the machine under construction: the run as it changes, and the events that tell of it.
+
+Everything in `machine`, `actions`, `routing`, `limits`, `retries`, `stalls` and `subloops` works on a `Move`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import events
+from .context import Namespaces
+from .effects import Effect
+from .events import Event
+from .frame import After, Frame, Run, StopAsked
+from .model import CURRENT, Ending, State, TerminatedBy
+from .template import HeredocCollision, TemplateError, render
+
+Emitted = tuple[str, dict[str, Any]]
+
+
+class EndRun(Exception):  # noqa: N818 - control flow inside the machine, never seen outside
+    """Ends the frame under way: raised where no route can help (`by` is `error` or `no_route`)."""
+
+    def __init__(self, by: TerminatedBy, text: str) -> None:
+        super().__init__(text)
+        self.by = by
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Stop here until the answer to `effect` comes; go on with `after`."""
+
+    effect: Effect
+    after: After
+
+
+class Move:
+    """A run while it is being advanced."""
+
+    def __init__(self, run: Run, at: float, ts: str, chance: float) -> None:
+        self.frames = [*run.frames[:-1], run.frames[-1].copy()]
+        self.env = run.env
+        self.at = at
+        self.ts = ts
+        self.chance = chance
+        self.stop = run.stop
+        self.ending: Ending | None = None
+        self.events: list[Event] = []
+
+    @property
+    def frame(self) -> Frame:
+        return self.frames[-1]
+
+    @property
+    def state(self) -> State:
+        return self.frame.current
+
+    def emit(self, emitted: Emitted) -> None:
+        """Tell what happened in the frame under way."""
+        name, fields = emitted
+        frame = self.frame
+        self.events.append(Event(name, fields, frame.loop.name, frame.depth))
+        if frame.trace is not None:
+            line = json.dumps({"event": name, "ts": self.ts, "loop": frame.loop.name, **fields}, default=str)
+            frame.trace = (*frame.trace, line)
+
+    def push(self, frame: Frame) -> None:
+        self.frames.append(frame)
+
+    def pop(self) -> Frame:
+        """Leave the frame under way; the one below becomes changeable."""
+        child = self.frames.pop()
+        self.frames[-1] = self.frames[-1].copy()
+        return child
+
+    def ask_to_stop(self, asked: StopAsked) -> None:
+        """The run ends before its next state; the first reason stands."""
+        if self.stop is None:
+            self.stop = asked
+
+    def scope(self, result: Mapping[str, Any] | None = None) -> Namespaces:
+        """What templates of the state under way may refer to."""
+        frame = self.frame
+        return Namespaces(
+            context=frame.context,
+            captured=frame.captured,
+            prev=frame.prev,
+            state_name=frame.state,
+            iteration=frame.iteration,
+            loop_name=frame.loop.name,
+            started_at=frame.started_at,
+            elapsed_ms=int((self.at - frame.started) * 1000),
+            env=self.env,
+            messages=frame.messages,
+            param=frame.turn.param,
+            result=result,
+        )
+
+    def render(self, template: str, result: Mapping[str, Any] | None = None) -> str:
+        return render(template, self.scope(result)) if "$" in template else template
+
+    def target(self, template: str | None, result: Mapping[str, Any] | None = None) -> str | None:
+        """A route's target: `$current` is the state under way, anything else is a template."""
+        if template == CURRENT:
+            return self.frame.state
+        try:
+            return None if template is None else self.render(template, result)
+        except TemplateError as error:
+            raise EndRun("no_route", explain(self.frame.state, error)) from error
+
+    def warn(self, message: str) -> None:
+        self.emit(events.warning(self.frame.state, message))
+
+
+def explain(state: str, error: TemplateError) -> str:
+    """The text with which a reference that cannot be filled ends a run."""
+    text = str(error)
+    if isinstance(error, HeredocCollision):
+        return text
+    if text.endswith(" not found in context"):
+        advice = "Run with: ll-loop run NAME --context KEY=VALUE"
+        return f"Missing context variable in state {state!r}: {text}. {advice}"
+    return f"Cannot fill in a reference in state {state!r}: {text}"
+
+
+def assign(mapping: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """The mapping with one entry set; the original stays as it is."""
+    return {**mapping, key: value}
+
+
+def without(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The mapping without one entry; itself when there is none."""
+    return {k: v for k, v in mapping.items() if k != key} if key in mapping else mapping

@@ -1,0 +1,120 @@
+"""From a journal back to the run: a fold of its inputs through the machine.
+
+A journal holds three kinds of records: *inputs* (what came from outside: `run_started`, `outcome`,
+`run_interrupted`, `run_resumed`), *events* (what the machine told, derived from the inputs), and *stream* records
+(output lines, spawned children, waiting for a scope) that the machine never saw. Inputs alone rebuild the run; the
+events that are there tell how far the dead run got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import LoopError
+from . import machine
+from .effects import Answer, Loaded, Outcome, answer_from_json
+from .events import Event
+from .frame import Run
+from .machine import Decision
+from .model import Loop
+
+INPUTS = frozenset({"run_started", "outcome", "run_interrupted", "run_resumed"})
+STREAM = frozenset(
+    {
+        "run_created",
+        "action_output",
+        "action_spawned",
+        "action_ended",
+        "scope_waiting",
+        "scope_granted",
+        "worktree_planned",
+        "worktree_created",
+        "worktree_finished",
+        "journal_repaired",
+        "swept",
+    }
+)
+
+Load = Callable[[Mapping[str, Any]], Loop]
+"""Loads a sub-loop named in the journal (`name`, `path`, `fingerprint`); raises if it changed."""
+
+
+class ReplayError(LoopError):
+    """The journal and the loop do not fit together: one of them was changed."""
+
+    exit_code = 65
+
+
+@dataclass(slots=True)
+class Replayed:
+    """A rebuilt run. `missing` are events that the dead run had not yet written; `at` is its clock in seconds.
+
+    `started` tells whether the effect under way may have begun: it had been announced.
+    """
+
+    run: Run | None = None
+    created: Mapping[str, Any] | None = None
+    at: float = 0.0
+    missing: list[Event] = field(default_factory=list)
+
+    @property
+    def started(self) -> bool:
+        return not self.missing
+
+
+def replay(loop: Loop, records: Iterable[Mapping[str, Any]], load: Load) -> Replayed:
+    """Rebuild the run of `loop` from its journal's records, in their order."""
+    state = Replayed()
+    for record in records:
+        name = record["event"]
+        if name == "run_created":
+            state.created = record
+        elif name in INPUTS:
+            if state.missing:
+                raise ReplayError(
+                    f"the journal lacks the event {state.missing[0].name!r} before record {record.get('seq')}"
+                )
+            decision = _apply(loop, state, record, load)
+            state.run, state.missing = decision.run, list(decision.events)
+            state.at = record.get("at", state.at)
+        elif name not in STREAM:
+            _take(state, record)
+    return state
+
+
+def _take(state: Replayed, record: Mapping[str, Any]) -> None:
+    name = record["event"]
+    if not state.missing or state.missing[0].name != name:
+        expected = state.missing[0].name if state.missing else "nothing"
+        raise ReplayError(
+            f"the journal says {name!r} at record {record.get('seq')}, the loop says {expected!r}: "
+            "the loop was changed since, or the journal was"
+        )
+    state.missing.pop(0)
+
+
+def _apply(loop: Loop, state: Replayed, record: Mapping[str, Any], load: Load) -> Decision:
+    name, ts, run = record["event"], record["ts"], state.run
+    if name == "run_started":
+        if state.created is None:
+            raise ReplayError("the journal does not say how the run was created")
+        created = state.created
+        given = machine.with_overrides(loop, created["overrides"])
+        return machine.begin(given, created["context"], env=created["env"], ts=ts, origin=record["origin"])
+    if run is None:
+        raise ReplayError(f"the journal begins with {name!r}")
+    at = record["at"]
+    if name == "outcome":
+        answer = _answer(record["answer"], load)
+        return machine.advance(run, Outcome(answer, at, ts, record["chance"]))
+    if name == "run_interrupted":
+        return machine.interrupt(run, at, ts, by=record["by"], signal=record["signal"], error=record.get("error"))
+    return machine.resume(run, at, ts, started=record["started"], max_steps=record.get("max_steps"))
+
+
+def _answer(document: Mapping[str, Any], load: Load) -> Answer:
+    if document["kind"] == "Loaded":
+        return Loaded(load(document), document["env"])
+    return answer_from_json(document)

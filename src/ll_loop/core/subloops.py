@@ -1,0 +1,130 @@
+"""Loops inside loops: a child is a frame on top of its parent's, with counters of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import events
+from .context import child_context
+from .effects import Loaded, LoadFailed, LoadLoop
+from .frame import Frame
+from .model import Ending, Loop, SubLoop
+from .move import EndRun, Move, Wait, assign, explain, without
+from .routing import route
+from .template import TemplateError, render_value
+
+DEEPEST = 32
+"""Sub-loops below sub-loops; more is taken for a loop that calls itself without end."""
+
+
+def start(move: Move, work: SubLoop) -> Wait | str:
+    """Ask for the child's definition, or the target of `on_error`."""
+    try:
+        name = move.render(work.name)
+        if move.render(work.worktree).strip():
+            raise TemplateError("sub-loop worktrees are not available in this version")
+        if move.frame.depth + 1 > DEEPEST:
+            raise TemplateError(f"sub-loops are nested more than {DEEPEST} deep")
+    except TemplateError as error:
+        return failed_to_start(move, str(error), explain(move.frame.state, error))
+    return Wait(LoadLoop(name, move.frame.loop.path), "load")
+
+
+def failed_to_start(move: Move, error: str, text: str | None = None) -> str:
+    """The route of a child that cannot begin; ends the run when there is none."""
+    target = move.target(move.state.routes.on_error)
+    if target is None:
+        raise EndRun("error", text or error)
+    move.warn(error)
+    return target
+
+
+def loaded(move: Move, answer: Loaded | LoadFailed) -> str | None:
+    """Put the child on top; returns a target when it could not begin."""
+    if isinstance(answer, LoadFailed):
+        return failed_to_start(move, answer.error)
+    work = move.state.work
+    assert isinstance(work, SubLoop)
+    parent = move.frame
+    try:
+        bindings = render_value(dict(work.bindings), move.scope()) if work.bindings is not None else None
+        context = child_context(
+            answer.loop, work, bindings, parent.context, parent.captured, parent.context.get("run_dir")
+        )
+    except TemplateError as error:
+        return failed_to_start(move, str(error), explain(parent.state, error))
+    parent.captured = without(parent.captured, parent.state)
+    move.env = {**move.env, **answer.env}
+    move.push(_child(move, parent, answer.loop, context))
+    move.emit(events.loop_start({"loop_yaml_path": answer.loop.path, "loop_yaml_sha256": answer.loop.file_sha256}))
+    return None
+
+
+def _child(move: Move, parent: Frame, loop: Loop, context: dict[str, Any]) -> Frame:
+    return Frame(
+        loop=loop,
+        context=context,
+        depth=parent.depth + 1,
+        started_at=move.ts,
+        started=move.at,
+        limit=_time_limit(move, parent, loop),
+        state=loop.initial,
+        trace=() if parent.current.capture else None,
+    )
+
+
+def _time_limit(move: Move, parent: Frame, loop: Loop) -> float | None:
+    """The smallest of the child's own limit, its state's, and what is left of the parent's."""
+    limits = [loop.timeout, parent.current.timeout]
+    own = parent.limit if parent.limit is not None else parent.loop.timeout
+    if own is not None:
+        limits.append(max(1, int(own - (move.at - parent.started))))
+    given = [limit for limit in limits if limit]
+    return min(given) if given else None
+
+
+def ended(move: Move, ending: Ending) -> str | None:
+    """Leave the child; returns where its parent goes, None when no route takes it."""
+    child = move.pop()
+    _keep_results(move, child, ending)
+    return _route(move, _verdict(ending))
+
+
+def _keep_results(move: Move, child: Frame, ending: Ending) -> None:
+    frame = move.frame
+    state = frame.current
+    work = state.work
+    assert isinstance(work, SubLoop)
+    if state.capture:
+        kept = {"output": "\n".join(child.trace or ()), "exit_code": None, "verdict": _verdict(ending)}
+        frame.captured = assign(frame.captured, state.capture, kept)
+    results: dict[str, Any] = dict(child.captured) if work.bindings or work.passthrough else {}
+    results["terminated_by"] = ending.by
+    if ending.failure_terminal:
+        results["failure_terminal"] = True
+    if ending.error is not None:
+        results["error"] = ending.error
+    frame.captured = assign(frame.captured, frame.state, results)
+
+
+def _verdict(ending: Ending) -> str:
+    match ending.by:
+        case "terminal":
+            return "no" if ending.failure_terminal else "yes"
+        case "error" | "no_route" | "workdir_vanished":
+            return "error"
+        case "timeout" | "max_steps" | "max_iterations_reached":
+            return "timeout"
+        case _:
+            return "no"
+
+
+def _route(move: Move, verdict: str) -> str | None:
+    routes = move.state.routes
+    if routes.next is not None:
+        stopped = verdict == "error" and routes.on_error is not None
+        return move.target(routes.on_error if stopped else routes.next)
+    found = route(routes, verdict)
+    if found is None and verdict in ("error", "timeout"):
+        found = route(routes, "no") if routes.table is not None else routes.on.get("no")
+    return move.target(found)

@@ -1,0 +1,204 @@
+"""The keys and words of the format, as tables: what is known where, and the nearest known word to a wrong one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Final
+
+CATALOGUE: Final = frozenset({"description", "category", "labels", "visibility", "commands", "targets"})
+"""Keys that help people to find a loop and never steer a run."""
+
+LINT_SWITCHES: Final = frozenset(
+    {
+        "meta_self_eval_ok",
+        "shared_state_ok",
+        "partial_route_ok",
+        "artifact_versioning",
+        "artifact_versioning_ok",
+        "capture_reachability_ok",
+        "generator_fix_ok",
+        "bash_default_ok",
+        "shell_pid_ok",
+        "evidence_contract_ok",
+        "parse_swallow_ok",
+        "policy_dims_scored_ok",
+        "unsafe_context_interpolation_ok",
+        "pruning_profile_ok",
+        "haiku_generator_ok",
+        "terminal_action_ok",
+        "abandonment_verdict_ok",
+        "evaluate_unknown_keys_ok",
+        "abstention_route_ok",
+        "gate_completeness_ok",
+        "session_mode_ok",
+        "tamper_guard_ok",
+        "prepatch_check_ok",
+        "lint_ok",
+    }
+)
+
+AGENT_BLOCKS: Final = frozenset(
+    {
+        "llm",
+        "config",
+        "host_guard",
+        "prompt_size_guard",
+        "pruning_profile",
+        "tamper_guard",
+        "prepatch_check",
+        "session_mode",
+        "artifact_output",
+        "artifact_mode",
+    }
+)
+
+TOP_LEVEL: Final = (
+    CATALOGUE
+    | LINT_SWITCHES
+    | AGENT_BLOCKS
+    | {
+        "name",
+        "initial",
+        "states",
+        "flow",
+        "state_defs",
+        "context",
+        "parameters",
+        "input_key",
+        "required_inputs",
+        "scope",
+        "singleton",
+        "max_steps",
+        "on_max_steps",
+        "max_iterations",
+        "on_max_iterations",
+        "max_edge_revisits",
+        "timeout",
+        "default_timeout",
+        "default_idle_timeout",
+        "backoff",
+        "maintain",
+        "on_handoff",
+        "circuit",
+        "from",
+        "import",
+        "fragments",
+    }
+)
+
+VERDICT_KEYS: Final = {
+    "on_yes": "yes",
+    "on_success": "yes",
+    "on_no": "no",
+    "on_failure": "no",
+    "on_error": "error",
+    "on_partial": "partial",
+    "on_blocked": "blocked",
+}
+"""The shorthand routes with a fixed name; any other `on_<word>` routes the verdict `<word>`."""
+
+OTHER_TARGETS: Final = ("on_maintain", "on_retry_exhausted", "on_rate_limit_exhausted", "on_throttle_hard")
+"""State keys that name a state without being the route of a verdict."""
+
+RATE_LIMIT_NUMBERS: Final = (
+    "max_rate_limit_retries",
+    "rate_limit_backoff_base_seconds",
+    "rate_limit_max_wait_seconds",
+)
+
+AGENT_STATE_KEYS: Final = frozenset(
+    {
+        "params",
+        "agent",
+        "tools",
+        "model",
+        "model_hint",
+        "effort",
+        "request_path",
+        "session_mode",
+        "scopes",
+        "cost_ceiling",
+        "tamper_guard",
+        "prepatch_check",
+        "pruning_profile",
+        "learning",
+    }
+)
+"""State keys kept as written, for the agent host and for later versions."""
+
+STATE: Final = (
+    AGENT_STATE_KEYS
+    | frozenset(VERDICT_KEYS)
+    | frozenset(OTHER_TARGETS)
+    | frozenset(RATE_LIMIT_NUMBERS)
+    | {
+        "description",
+        "action",
+        "action_type",
+        "capture",
+        "append_to_messages",
+        "timeout",
+        "idle_timeout",
+        "evaluate",
+        "next",
+        "route",
+        "terminal",
+        "failure",
+        "max_retries",
+        "retryable_exit_codes",
+        "rate_limit_long_wait_ladder",
+        "throttle",
+        "loop",
+        "with",
+        "context_passthrough",
+        "worktree",
+        "fragment",
+        "type",
+        "on_resume",
+    }
+)
+
+EVALUATE: Final = frozenset(
+    """type operator target tolerance pattern negate path prompt schema min_confidence uncertain_suffix
+    abstain_on_exit_3 source previous reference direction scope max_stall history_file epsilon track max_repeat
+    baseline_path auto_promote min_pairs pairs line error_patterns key question verdict_map signal timeout
+    context_from""".split()
+)
+
+EVALUATOR_NEEDS: Final[dict[str, tuple[str, ...]]] = {
+    "exit_code": (),
+    "output_contains": ("pattern",),
+    "output_numeric": ("operator", "target"),
+    "output_json": ("path", "operator", "target"),
+    "classify": (),
+    "convergence": ("target",),
+    "diff_stall": (),
+    "score_stall": (),
+    "open_question_stall": (),
+    "action_stall": (),
+    "llm_structured": (),
+    "mcp_result": (),
+    "harbor_scorer": (),
+    "comparator": ("baseline_path",),
+    "contract": ("pairs",),
+    "advisor_consult": ("question", "verdict_map"),
+}
+"""Every evaluator type, with the keys that it cannot do without."""
+
+JUDGES: Final = frozenset({"llm_structured", "comparator", "contract", "advisor_consult"})
+STALLS: Final = frozenset({"diff_stall", "score_stall", "open_question_stall"})
+
+ACTION_TYPES: Final = frozenset({"shell", "prompt", "slash_command", "mcp_tool", "human_approval", "contract"})
+PROMPT_TYPES: Final = frozenset({"prompt", "slash_command"})
+PARAMETER_TYPES: Final = ("string", "integer", "number", "boolean", "enum", "path")
+HANDOFFS: Final = ("pause", "spawn", "terminate")
+ON_RESUME: Final = ("rerun", "skip", "fail")
+VISIBILITIES: Final = ("public", "internal", "example")
+MODEL_HINTS: Final = ("coding", "reasoning", "burst")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest of `known`, or nothing."""
+    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f"did you mean `{near[0]}`?" if near else ""

@@ -1,0 +1,85 @@
+"""The engine: records what the machine decided, performs its effect, hands the outcome back.
+
+Journal first: an action starts only when the records that announce it are on the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import anyio
+
+from ..core import machine
+from ..core.effects import Outcome, RunAction, answer_to_json
+from ..core.frame import Run
+from ..core.machine import Decision
+from ..core.model import TerminatedBy
+from .journal import Committer, Journal, now
+from .perform import Performer
+
+
+class Clock:
+    """A run's own clock: seconds in which it was alive, over all its segments."""
+
+    def __init__(self, spent: float = 0.0) -> None:
+        self._start = anyio.current_time() - spent
+
+    def at(self) -> float:
+        return anyio.current_time() - self._start
+
+
+class Engine:
+    """Drives one run from decision to decision. `run` is where it is; `changed` hears of every decision."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        committer: Committer,
+        performer: Performer,
+        clock: Clock,
+        chance: Random,
+        changed: Callable[[Run], None] = lambda _: None,
+    ) -> None:
+        self.run: Run | None = None
+        self._journal = journal
+        self._committer = committer
+        self._performer = performer
+        self._clock = clock
+        self._chance = chance
+        self._changed = changed
+
+    async def drive(self, decision: Decision, ts: str) -> Run:
+        """Go on until the run ends. Cancelled, it leaves the run where it is: see `close`."""
+        while True:
+            await self._record(decision, ts)
+            if decision.effect is None:
+                return decision.run
+            answer = await self._performer.perform(decision.effect)
+            ts = now()
+            outcome = Outcome(answer, round(self._clock.at(), 6), ts, round(self._chance.random(), 6))
+            self._journal.append(
+                "outcome",
+                {"at": outcome.at, "chance": outcome.chance, "answer": answer_to_json(answer)},
+                ts=ts,
+            )
+            decision = machine.advance(decision.run, outcome)
+
+    async def _record(self, decision: Decision, ts: str) -> None:
+        self.run = decision.run
+        self._journal.append_events(decision.events, ts)
+        self._changed(decision.run)
+        if decision.effect is None or isinstance(decision.effect, RunAction):
+            await self._committer.commit(self._journal)
+        else:
+            self._journal.flush()
+
+    async def close(self, by: TerminatedBy, *, signal: int = 0, error: str | None = None) -> Run | None:
+        """Close a run that was cut off: its state stays current, nothing is routed. None if it never began."""
+        if self.run is None or self.run.ending is not None:
+            return self.run
+        ts, at = now(), round(self._clock.at(), 6)
+        self._journal.append("run_interrupted", {"at": at, "by": by, "signal": signal, "error": error}, ts=ts)
+        decision = machine.interrupt(self.run, at, ts, by=by, signal=signal, error=error)
+        await self._record(decision, ts)
+        return decision.run

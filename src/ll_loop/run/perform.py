@@ -1,0 +1,203 @@
+"""Performs what the machine asks for: actions as children, probes of files and of the git tree, sleeps, sub-loops.
+
+A `Performer` is handed in: the simulator and the tests have one that plays a script (`ll_loop.testing.Scripted`).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Protocol, assert_never
+
+import anyio
+
+from ..core.effects import (
+    ActionDone,
+    Answer,
+    Breathe,
+    Effect,
+    LoadLoop,
+    Probed,
+    ProbeFile,
+    ProbePaths,
+    ProbeTree,
+    Rested,
+    RunAction,
+    Sleep,
+)
+from ..core.failures import MARKERS, marked_lines
+from ..files.library import Library
+from . import files
+from .journal import Journal
+from .probes import fingerprint_of_paths, fingerprint_of_tree, load_loop
+from .process import Command, Finished, Grace, Spawner
+from .procs import Identity
+
+HISTORY_LIMIT = 1 << 20
+MOST_MARKED = 100
+NO_HOST = "Action failed: this version has no agent hosts yet, so prompts and slash commands cannot run"
+
+
+class Performer(Protocol):
+    """Does the machine's effects in some world."""
+
+    async def perform(self, effect: Effect) -> Answer:
+        """The answer to an effect. Cancelling it leaves nothing of the effect behind."""
+
+
+class Actions:
+    """The real world of one run: its directory, its environment, its journal and its log."""
+
+    def __init__(
+        self,
+        *,
+        spawner: Spawner,
+        library: Library,
+        journal: Journal,
+        log: Path,
+        cwd: Path,
+        env: Mapping[str, str],
+        run_id: str,
+        grace: Grace | None = None,
+    ) -> None:
+        self._spawner = spawner
+        self._library = library
+        self._journal = journal
+        self._log = log
+        self._cwd = cwd
+        self._env = env
+        self._run_id = run_id
+        self._grace = grace
+
+    async def perform(self, effect: Effect) -> Answer:
+        match effect:
+            case RunAction():
+                return await self._run(effect)
+            case Sleep(seconds):
+                await anyio.sleep(seconds)
+                return Rested()
+            case Breathe():
+                await anyio.sleep(0)
+                return Rested()
+            case LoadLoop(name, beside):
+                return load_loop(self._library, name, beside, self._env)
+            case ProbeFile(path):
+                return Probed(await files.read_text(self._cwd / path, limit=HISTORY_LIMIT) if path else None)
+            case ProbePaths(paths, exclude):
+                return Probed(fingerprint_of_paths(self._cwd, paths, exclude))
+            case ProbeTree(scope):
+                return await self._tree(scope)
+            case _:
+                assert_never(effect)
+
+    async def _run(self, action: RunAction) -> ActionDone:
+        if action.prompt:
+            return ActionDone(1, stderr=NO_HOST)
+        hearer = _Hearer(self._journal, self._log)
+        try:
+            with _script(action.text) as path:
+                command = Command(
+                    argv=("bash", path),
+                    cwd=str(self._cwd),
+                    env=self._env,
+                    timeout=action.timeout or None,
+                    idle_timeout=action.idle_timeout or None,
+                    marker=f"LL_LOOP_RUN_ID={self._run_id}",
+                )
+                ended = await self._spawner.run(command, hearer, started=self._note_child, grace=self._grace)
+        except OSError as error:
+            return ActionDone(126, stderr=f"Action failed: cannot write its script: {error.strerror}")
+        finally:
+            hearer.close()
+        return _done(ended, hearer.marked, str(self._cwd))
+
+    def _note_child(self, child: Identity) -> None:
+        self._journal.append("action_spawned", {"pid": child.pid, "start": child.start, "boot": child.boot})
+        self._journal.flush()
+
+    async def _tree(self, scope: tuple[str, ...]) -> Probed:
+        return await fingerprint_of_tree(self._cwd, scope, self._env)
+
+
+class _script:  # noqa: N801 - reads as a statement
+    """The rendered action as a private file for bash, removed when the action is over."""
+
+    def __init__(self, text: str) -> None:
+        self._data = text.encode(errors="surrogateescape")
+        self._path = ""
+
+    def __enter__(self) -> str:
+        path = os.path.join(tempfile.gettempdir(), f"ll-action-{secrets.token_hex(8)}.sh")
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._path = path
+        try:
+            os.write(fd, self._data)
+        finally:
+            os.close(fd)
+        return path
+
+    def __exit__(self, *_: object) -> None:
+        Path(self._path).unlink(missing_ok=True)
+
+
+class _Hearer:
+    """Writes a child's output down while it comes: lines to the journal, every byte to the log."""
+
+    def __init__(self, journal: Journal, log: Path) -> None:
+        self.marked: list[str] = []
+        self._journal = journal
+        self._log = log
+        self._fd = -1
+
+    def lines(self, batch: list[str]) -> None:
+        append = self._journal.append
+        for line in batch:
+            append("action_output", {"line": line.rstrip()})
+        self._journal.flush()
+        text = "\n".join(batch)
+        if len(self.marked) < MOST_MARKED and any(marker in text for marker in MARKERS):
+            self.marked += marked_lines(batch)
+
+    def raw(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        if self._fd < 0:
+            self._fd = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.write(self._fd, data)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _done(ended: Finished, marked: list[str], cwd: str) -> ActionDone:
+    duration = round(ended.duration * 1000)
+    if ended.workdir_gone:
+        return ActionDone(126, stderr=ended.spawn_error or "", duration_ms=duration, workdir=cwd)
+    stderr = ended.stderr.text
+    if ended.spawn_error is not None:
+        stderr = f"Action failed: {ended.spawn_error}"
+    elif ended.timeout_kind and not stderr:
+        stderr = "Action timed out" if ended.timeout_kind == "wall" else "Action idle-timed out"
+    return ActionDone(
+        exit_code=ended.exit_code,
+        output=ended.stdout.text,
+        stderr=stderr,
+        duration_ms=duration,
+        timeout_kind=ended.timeout_kind,
+        marked=tuple(marked),
+        note=_note(ended),
+    )
+
+
+def _note(ended: Finished) -> str:
+    notes = []
+    if ended.leftovers:
+        pids = ", ".join(str(left.pid) for left in ended.leftovers)
+        notes.append(f"ended {len(ended.leftovers)} background process(es) that the action left behind: {pids}")
+    if ended.unkillable:
+        pids = ", ".join(str(left.pid) for left in ended.unkillable)
+        notes.append(f"could not end process(es) {pids}")
+    return "; ".join(notes)

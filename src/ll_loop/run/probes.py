@@ -1,0 +1,102 @@
+"""Looks at the world for evaluators and breakers: watched paths, the git tree, sub-loops and the environment."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from ..core.effects import Loaded, LoadFailed, Probed
+from ..core.model import Loop
+from ..core.template import references
+from ..errors import LoopError
+from ..files.library import Library
+from .git import git
+
+PATHS_A_CALL = 200
+
+
+def load_loop(library: Library, name: str, beside: str, env: Mapping[str, str]) -> Loaded | LoadFailed:
+    """A sub-loop by name, or why there is none."""
+    try:
+        loop = library.load(name, beside=Path(beside) if beside else None).loop
+    except LoopError as error:
+        return LoadFailed(str(error))
+    return Loaded(loop, named_env(loop, env))
+
+
+def named_env(loop: Loop, env: Mapping[str, str]) -> dict[str, str]:
+    """The environment values that a loop's templates name: all that its runs may see through `${env.*}`."""
+    return {name: env[name] for name in _env_names(loop) if name in env}
+
+
+def _env_names(loop: Loop) -> set[str]:
+    return {
+        ".".join(reference.path)
+        for text in _texts([loop.states, loop.circuit])
+        if "${env." in text
+        for reference in references(text)
+        if reference.namespace == "env"
+    }
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text below a value made of dataclasses, mappings and sequences."""
+    rest = [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, Mapping):
+            rest.extend(item.values())
+        elif hasattr(item, "__dataclass_fields__"):
+            rest.extend(getattr(item, name) for name in item.__dataclass_fields__)
+        elif isinstance(item, Iterable):
+            rest.extend(item)
+
+
+def fingerprint_of_paths(cwd: Path, paths: tuple[str, ...], exclude: tuple[str, ...]) -> str:
+    """Modification time and size of every watched path, as one text."""
+    watched = {str(cwd / path) for path in paths} - {str(cwd / path) for path in exclude}
+    return "\n".join(map(_stamp, sorted(watched)))
+
+
+def _stamp(path: str) -> str:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return f"{path}:none"
+    return f"{path}:{status.st_mtime_ns}:{status.st_size}"
+
+
+async def fingerprint_of_tree(cwd: Path, scope: tuple[str, ...], env: Mapping[str, str]) -> Probed:
+    """A hash over the content of all files in scope that git tracks or does not ignore.
+
+    Staging and committing do not change it; our own folder does not count. An error if git cannot tell.
+    """
+    specs = ["--", *(scope or (".",)), ":(exclude,top).loops", ":(exclude).loops"]
+    content: dict[str, str] = {}
+    for flags in (("-s",), ("-m",), ("-d",), ("-o", "--exclude-standard")):
+        listed = await git(cwd, "ls-files", "-z", *flags, *specs, env=env)
+        if listed.exit_code != 0:
+            return Probed(None, error=listed.stderr.strip() or "git ls-files failed")
+        names = [name for name in listed.stdout.split("\0") if name]
+        if flags == ("-s",):
+            content |= {path: entry.split()[1] for entry, _, path in (name.partition("\t") for name in names)}
+        elif flags == ("-d",):
+            content = {path: found for path, found in content.items() if path not in set(names)}
+        else:
+            content |= await _hashes(cwd, names, env)
+    text = "\n".join(f"{path}\0{found}" for path, found in sorted(content.items()))
+    return Probed(hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest())
+
+
+async def _hashes(cwd: Path, names: list[str], env: Mapping[str, str]) -> dict[str, str]:
+    present = [name for name in names if (cwd / name).is_file()]
+    found: dict[str, str] = {}
+    for start in range(0, len(present), PATHS_A_CALL):
+        part = present[start : start + PATHS_A_CALL]
+        hashed = await git(cwd, "hash-object", "--", *part, env=env)
+        found |= dict(zip(part, hashed.stdout.split(), strict=False))
+    return found

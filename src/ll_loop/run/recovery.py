@@ -1,0 +1,220 @@
+"""Runs as the disk knows them: listing, looking up by id, and rebuilding one that was cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.machine import RESUMABLE
+from ..core.model import Loop
+from ..core.replay import Replayed, ReplayError, replay
+from ..errors import LoopError, NotFoundError, RefusedError, StorageError
+from ..files.library import Library
+from . import journal, procs
+from .journal import JournalText, Record
+from .procs import Identity
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A run folder: what its journal says, and whether the process that owns it lives."""
+
+    folder: Path
+    text: JournalText
+
+    @property
+    def run_id(self) -> str:
+        return self.folder.name
+
+    @property
+    def created(self) -> Record:
+        return self.text.records[0]
+
+    @property
+    def loop(self) -> str:
+        return str(self.created["loop"])
+
+    @property
+    def batch(self) -> str:
+        return str(self.created["batch"])
+
+    @property
+    def owner(self) -> Identity:
+        """The process that last worked on it."""
+        last = self._last("run_resumed") or self.created
+        return identity_from(last["owner"])
+
+    @property
+    def is_alive(self) -> bool:
+        return not self.is_finished and procs.is_alive(self.owner)
+
+    @property
+    def completed(self) -> Record | None:
+        """The last `loop_complete` of the run itself, unless it was resumed after that."""
+        for record in reversed(self.text.records):
+            if record["event"] == "loop_complete" and "depth" not in record:
+                return record
+            if record["event"] == "run_resumed":
+                return None
+        return None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.completed is not None
+
+    @property
+    def status(self) -> str:
+        """The status word; a run whose owner died is `interrupted`, one that never began `queued`."""
+        completed = self.completed
+        if completed is not None:
+            return status_word(completed)
+        began = self._last("run_started") is not None
+        if procs.is_alive(self.owner):
+            return "running" if began else "queued"
+        return "interrupted"
+
+    @property
+    def is_resumable(self) -> bool:
+        completed = self.completed
+        if completed is None:
+            return not procs.is_alive(self.owner)
+        return completed["terminated_by"] in RESUMABLE and status_word(completed) != "failed"
+
+    def _last(self, name: str) -> Record | None:
+        return next((record for record in reversed(self.text.records) if record["event"] == name), None)
+
+    def children(self) -> list[Identity]:
+        """The leaders of the actions that it started."""
+        return [identity_from(record) for record in self.text.records if record["event"] == "action_spawned"]
+
+    def spent(self) -> float:
+        """Its own clock in seconds, as far as it was written down."""
+        return float(max((record.get("at", 0.0) for record in self.text.records if "at" in record), default=0.0))
+
+
+def status_word(completed: Mapping[str, Any]) -> str:
+    """The status that follows from a `loop_complete` record."""
+    match completed["terminated_by"]:
+        case "terminal":
+            return "failed" if completed["failure_terminal"] else "completed"
+        case "max_steps" | "max_iterations_reached" | "interrupted" | "queue_timeout":
+            return "interrupted"
+        case "timeout":
+            return "timed_out"
+        case "user_stopped":
+            return "user_stopped"
+        case "handoff":
+            return "awaiting_continuation"
+        case _:
+            return "failed"
+
+
+def identity_from(document: Mapping[str, Any]) -> Identity:
+    return Identity(document["pid"], document["start"], document["boot"])
+
+
+def identity_to_json(identity: Identity) -> dict[str, Any]:
+    return {"pid": identity.pid, "start": identity.start, "boot": identity.boot}
+
+
+# --- looking up --------------------------------------------------------------------------------------------
+
+
+def run_ids(runs: Path) -> list[str]:
+    """The ids of all runs, oldest first."""
+    if not runs.is_dir():
+        return []
+    return sorted(entry.name for entry in runs.iterdir() if (entry / journal.NAME).is_file())
+
+
+def open_run(runs: Path, run_id: str) -> StoredRun:
+    """A run by its exact id. NotFoundError if there is none, StorageError if its journal is damaged."""
+    folder = runs / run_id
+    if not (folder / journal.NAME).is_file():
+        raise NotFoundError(f"no such run: {run_id}")
+    text = journal.read(folder / journal.NAME)
+    if not text.records or text.records[0]["event"] != "run_created":
+        raise StorageError(f"{folder / journal.NAME}: the first record is missing, so nothing is known of the run")
+    return StoredRun(folder, text)
+
+
+def stored_runs(runs: Path, ids: Iterable[str]) -> Iterator[StoredRun]:
+    """Those of the runs whose journals can be read."""
+    for run_id in ids:
+        try:
+            yield open_run(runs, run_id)
+        except LoopError:
+            continue  # a damaged journal is reported when that run is asked for
+
+
+def find_run(runs: Path, wanted: str) -> StoredRun:
+    """A run by id, by an unambiguous beginning of an id, `latest`, or a loop's exact name (its newest run)."""
+    ids = run_ids(runs)
+    if wanted == LATEST and ids:
+        return open_run(runs, ids[-1])
+    matches = [run_id for run_id in ids if run_id.startswith(wanted)]
+    if wanted in matches or len(matches) == 1:
+        return open_run(runs, wanted if wanted in matches else matches[0])
+    if len(matches) > 1:
+        shown = ", ".join(matches[:5])
+        raise NotFoundError(f"{wanted!r} is the beginning of {len(matches)} run ids", hint=f"say more of it: {shown}")
+    named = [run for run in stored_runs(runs, reversed(ids)) if run.loop == wanted]
+    if named:
+        return named[0]
+    raise NotFoundError(f"no such run: {wanted}", hint="`ll-loop history` lists them")
+
+
+def resumable_runs(runs: Path, wanted: str | None) -> list[StoredRun]:
+    """The runs that a `resume` means: one by id, a loop's newest that can go on, or the last batch's unfinished."""
+    if wanted is None or wanted == LATEST:
+        return _last_unfinished(runs)
+    ids = run_ids(runs)
+    of_batch = [run for run in stored_runs(runs, ids) if run.batch == wanted]
+    if of_batch:
+        return [run for run in of_batch if run.is_resumable]
+    of_loop = [run for run in stored_runs(runs, ids) if run.loop == wanted]
+    if of_loop:
+        candidates = [run for run in of_loop if run.is_resumable][-1:]
+        return candidates or [of_loop[-1]]
+    return [find_run(runs, wanted)]
+
+
+def _last_unfinished(runs: Path) -> list[StoredRun]:
+    found: list[StoredRun] = []
+    for run in stored_runs(runs, reversed(run_ids(runs))):
+        if found and run.batch != found[0].batch:
+            break
+        if run.is_resumable:
+            found.append(run)
+    if not found:
+        raise NotFoundError("there is nothing to resume", hint="`ll-loop history` lists the runs")
+    return sorted(found, key=lambda run: (run.created["index"], run.run_id))
+
+
+# --- rebuilding --------------------------------------------------------------------------------------------
+
+
+def rebuild(run: StoredRun, library: Library) -> tuple[Loop, Replayed]:
+    """The loop of a run and the run itself, from its journal. Errors say why it cannot go on."""
+    if run.is_alive:
+        raise RefusedError(f"run {run.run_id} is still running (process {run.owner.pid})")
+    completed = run.completed
+    if completed is not None and not run.is_resumable:
+        raise RefusedError(f"run {run.run_id} has ended ({completed['terminated_by']}); there is nothing to resume")
+    loop = _same_loop(library, run.created, run)
+    return loop, replay(loop, run.text.records, lambda document: _same_loop(library, document, run))
+
+
+def _same_loop(library: Library, document: Mapping[str, Any], run: StoredRun) -> Loop:
+    loop = library.load(document["path"]).loop
+    if loop.fingerprint != document["fingerprint"]:
+        states = ", ".join(loop.states)
+        raise ReplayError(
+            f"{document['path']} was changed since run {run.run_id} began, so it cannot go on where it was",
+            hint=f"undo the change, or start anew; the file's states are now: {states}",
+        )
+    return loop

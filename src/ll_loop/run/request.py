@@ -1,0 +1,98 @@
+"""What was asked of a run and what came of it: the values between the API and the orchestrator."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..core.model import EMPTY
+
+LONGEST_NAME = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One start, as the command line or the API asked for it. Round-trips through JSON.
+
+    `context` values are taken as they are; `texts` are `KEY=VALUE` texts that take the type of the value they
+    replace. `queue` waits for a held scope, at most `queue_timeout` seconds; `lock` false takes no scope at all.
+    """
+
+    name: str
+    input: str | None = None
+    context: Mapping[str, Any] = EMPTY
+    texts: tuple[tuple[str, str], ...] = ()
+    max_steps: int | None = None
+    delay: float | None = None
+    worktree: bool = False
+    queue: bool = True
+    queue_timeout: float | None = None
+    lock: bool = True
+
+    def overrides(self) -> dict[str, Any]:
+        """What replaces the loop's own values."""
+        given = {"max_steps": self.max_steps, "backoff": self.delay}
+        return {key: value for key, value in given.items() if value is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "context": dict(self.context), "texts": [list(pair) for pair in self.texts]}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Request:
+        return cls(**{**document, "texts": tuple((key, value) for key, value in document["texts"])})
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended. `duration_ms` counts all segments of a resumed run; `run_dir` is its folder of artifacts.
+
+    `status` is a word of docs/files.md, or `refused` for a run that never began.
+    """
+
+    run_id: str
+    loop: str
+    status: str
+    terminated_by: str
+    final_state: str
+    iterations: int
+    exit_code: int
+    duration_ms: int
+    run_dir: str
+    failure_terminal: bool = False
+    error: str | None = None
+    hint: str = ""
+    resumable: bool = False
+    worktree: Mapping[str, Any] = field(default=EMPTY)
+
+    @property
+    def ok(self) -> bool:
+        """Whether it reached a terminal that is no failure (or stopped because its loop asked for that)."""
+        return self.exit_code == 0
+
+    def to_json(self) -> dict[str, Any]:
+        document = {name: getattr(self, name) for name in self.__slots__ if name not in ("hint", "worktree")}
+        if self.worktree:
+            document["worktree"] = dict(self.worktree)
+        return document
+
+
+def new_run_id(loop: str) -> str:
+    """A sortable, random id: UTC time to the second, the loop's name, 32 random bits."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    return f"{stamp}-{slug(loop)}-{secrets.token_hex(4)}"
+
+
+def slug(name: str) -> str:
+    """A name as part of a file name: letters, digits, `_`, `.` and `-`, at most 40 characters."""
+    plain = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")
+    return plain[:LONGEST_NAME].rstrip("-.") or "loop"
+
+
+def run_folder(runs: Path, run_id: str) -> Path:
+    """Where everything about a run is kept."""
+    return runs / run_id
