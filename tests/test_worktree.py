@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
@@ -15,6 +15,7 @@ import anyio.lowlevel
 import pytest
 
 from ll_loop.errors import CannotCreateError, LoopError, RefusedError, UsageError
+from ll_loop.run import procs
 from ll_loop.run.git import Gate, git, git_write
 from ll_loop.run.worktree import Kept, Lease, Removed, WorktreeRecord, Worktrees, slug
 
@@ -67,6 +68,19 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
+def there(*parts: str) -> bool:
+    return Path(*parts).exists()
+
+
+async def process_named_in(file: Path) -> procs.Identity:
+    with anyio.fail_after(5):
+        while True:
+            text = await anyio.Path(file).read_text() if there(str(file)) else ""
+            if identity := procs.identity_of(int(text or 0)):
+                return identity
+            await anyio.sleep(0.01)
+
+
 def script(path: Path, text: str) -> Path:
     write(path, f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
@@ -83,14 +97,20 @@ def env(tmp_path: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def repo(tmp_path: Path, env: dict[str, str]) -> Repo:
-    made = Repo(tmp_path / "project", env)
-    made.root.mkdir()
-    made.git("init", "--quiet", "--initial-branch=trunk")
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = Repo(tmp_path_factory.mktemp("template"), {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": "/dev/null"})
+    made.git("init", "--quiet", "--initial-branch=trunk", "--template=")
     write(made.root / ".gitignore", ".env\nbuild/\n.claude/\n")
     made.commit(readme="one\n", src__main="print(1)\n")
-    return made
+    made.git("gc", "--quiet")
+    return made.root
+
+
+@pytest.fixture
+def repo(tmp_path: Path, env: dict[str, str], template: Path) -> Repo:
+    shutil.copytree(template, tmp_path / "project")
+    return Repo(tmp_path / "project", env)
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +160,7 @@ async def test_the_printed_command_brings_everything_back(repo: Repo, tmp_path: 
         repo.git("add", "new dir/staged", cwd=lease.project)
     assert isinstance(lease.outcome, Kept)
     assert (lease.outcome.branch, lease.outcome.path) == (record.branch, None)
-    assert not Path(record.path).exists()
+    assert not there(record.path)
     for command in lease.outcome.commands:
         repo.sh("bash", "-c", command, cwd=tmp_path)
     assert (repo.root / "readme").read_text() == "two\n"
@@ -204,7 +224,7 @@ async def test_finishing_has_an_end_and_what_is_not_done_stays(repo: Repo, tmp_p
         script(tmp_path / "bin/git", "exec sleep 60")
     assert isinstance(lease.outcome, Kept)
     assert lease.outcome.path == record.path
-    assert Path(record.path, "readme").exists()
+    assert there(record.path, "readme")
     assert await repo.of().finish(record) == Removed()
 
 
@@ -256,7 +276,7 @@ async def test_an_unresolved_conflict_stays_where_it_is(repo: Repo) -> None:
             repo.git("merge", "trunk", cwd=lease.project)
     assert isinstance(lease.outcome, Kept)
     assert lease.outcome.path == record.path
-    assert "<<<<<<<" in Path(record.path, "readme").read_text()
+    assert "<<<<<<<" in repo.sh("cat", f"{record.path}/readme")
 
 
 async def test_a_repository_inside_stays_with_its_commits(repo: Repo) -> None:
@@ -266,7 +286,7 @@ async def test_a_repository_inside_stays_with_its_commits(repo: Repo) -> None:
         repo.commit(cwd=lease.project / "clone", inner="i")
     assert isinstance(lease.outcome, Kept)
     assert lease.outcome.path == record.path
-    assert Path(record.path, "clone/inner").exists()
+    assert there(record.path, "clone/inner")
 
 
 async def test_a_deleted_git_file_never_leads_to_commits_in_the_tree_around(repo: Repo) -> None:
@@ -277,7 +297,7 @@ async def test_a_deleted_git_file_never_leads_to_commits_in_the_tree_around(repo
         write(lease.project / "note", "n")
     assert isinstance(lease.outcome, Kept)
     assert lease.outcome.path == record.path
-    assert Path(record.path, "note").exists()
+    assert there(record.path, "note")
     assert repo.git("rev-parse", "HEAD", record.branch).split() == [head, head]
     with pytest.raises(RefusedError):
         await repo.of().adopt(record)
@@ -341,12 +361,14 @@ async def test_pruning_and_sweeping_from_the_main_tree_does_no_harm(repo: Repo) 
 
 async def test_many_runs_of_two_sessions_never_share_a_path_or_branch(repo: Repo) -> None:
     records: list[WorktreeRecord] = []
+    all_there = anyio.Event()
 
     async def run(worktrees: Worktrees) -> None:
         async with in_use(worktrees, "same") as (record, _):
             records.append(record)
-            while len(records) < 6:
-                await anyio.sleep(0.01)
+            if len(records) == 6:
+                all_there.set()
+            await all_there.wait()
 
     async with anyio.create_task_group() as group:
         for worktrees in (repo.of(patience=10), repo.of(patience=10)):
@@ -527,7 +549,7 @@ async def test_a_missing_git_and_a_listed_file_outside_are_refused(repo: Repo, t
 # --- failures, deaths and second attempts ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("obstacle", ["full disk", "failing hook", "unreadable copy"])
+@pytest.mark.parametrize("obstacle", ["full disk", "failing hook", "copy in the way"])
 async def test_what_can_not_be_made_leaves_nothing_behind(repo: Repo, tmp_path: Path, obstacle: str) -> None:
     env = repo.env
     if obstacle == "full disk":
@@ -538,10 +560,10 @@ async def test_what_can_not_be_made_leaves_nothing_behind(repo: Repo, tmp_path: 
     elif obstacle == "failing hook":
         script(repo.root / ".git/hooks/post-checkout", "echo no >&2; exit 1")
     else:
-        (repo.root / ".claude").mkdir()
-        (repo.root / ".claude/settings.local.json").symlink_to("x" * 300)
+        write(repo.root / ".ll", "a file where a listed file needs a directory")
+        repo.commit()
+        (repo.root / ".ll").unlink()
         write(repo.root / ".ll/ll.local.md", "")
-        script(repo.root / ".git/hooks/post-checkout", "mkdir -p .claude; : > .ll")
     worktrees = repo.of(env=env)
     record = await worktrees.plan("run-1", "fix")
     with pytest.raises(CannotCreateError):
@@ -555,12 +577,10 @@ async def test_cancelling_the_making_leaves_nothing_behind(repo: Repo, tmp_path:
     record = await worktrees.plan("run-1", "fix")
     async with anyio.create_task_group() as group:
         group.start_soon(worktrees.create, record)
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-            await anyio.sleep(0.01)
+        hook = await process_named_in(tmp_path / "pid")
         group.cancel_scope.cancel()
     nothing_left(repo)
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert not procs.is_alive(hook)
 
 
 DIES = """
@@ -651,10 +671,16 @@ async def test_git_never_asks_and_never_hangs(repo: Repo, tmp_path: Path) -> Non
     said = await git(repo.root, "credential", "fill", env=repo.env, timeout=10)
     assert not said.ok
     alias = f"alias.hang=!sleep 60 & echo $! > {tmp_path}/pid; cat; wait"
-    with pytest.raises(RefusedError, match="did not finish within 0.5 s"):
-        await git(repo.root, "-c", alias, "hang", env=repo.env, timeout=0.5)
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+    async def hang() -> None:
+        with pytest.raises(RefusedError, match=r"did not finish within 0\.5 s"):
+            await git(repo.root, "-c", alias, "hang", env=repo.env, timeout=0.5)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(hang)
+        child = await process_named_in(tmp_path / "pid")
+        assert procs.is_alive(child)
+    assert not procs.is_alive(child)
 
 
 async def test_the_variables_of_a_git_hook_do_not_lead_astray(repo: Repo, tmp_path: Path) -> None:
@@ -669,7 +695,7 @@ async def test_somebody_elses_lock_file_is_waited_for_and_never_deleted(repo: Re
     lock = repo.root / ".git/index.lock"
     write(lock, "")
     write(repo.root / "note", "n")
-    with pytest.raises(RefusedError, match="index.lock is still there after 0.1 s"):
+    with pytest.raises(RefusedError, match=r"index\.lock is still there after 0\.1 s"):
         await git_write(repo.root, "add", "note", env=repo.env, patience=0.1)
     async with anyio.create_task_group() as group:
 
@@ -697,20 +723,23 @@ async def test_one_writer_at_a_time_over_tasks_and_over_processes(repo: Repo) ->
             for number in range(3):
                 group.start_soon(work, gate, number * 2 + id(gate))
     assert len(inside) == 6
-    with subprocess.Popen(["flock", "ll-loop.lock", "cat"], cwd=common, stdin=subprocess.PIPE) as holder:
-        with pytest.raises(RefusedError, match="another ll-loop"):
-            await until_refused(common)
-        assert holder.stdin
-        holder.stdin.close()
+    with elsewhere_held(common), pytest.raises(RefusedError, match="another ll-loop"):
+        async with Gate(patience=0.05).hold(common):
+            pytest.fail("two are inside")
     async with Gate(patience=1).hold(common):
         pass
 
 
-async def until_refused(common: Path) -> None:
-    with anyio.fail_after(5):
-        while True:
-            async with Gate(patience=0.05).hold(common):
-                await anyio.sleep(0.01)
+@contextmanager
+def elsewhere_held(common: Path) -> Iterator[None]:
+    hold = "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+    argv = [sys.executable, "-c", hold, str(common / "ll-loop.lock")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as holder:
+        assert holder.stdin
+        assert holder.stdout
+        assert holder.stdout.readline() == b"held\n"
+        yield
+        holder.stdin.close()
 
 
 async def test_errors_of_ours_are_of_one_family(repo: Repo, tmp_path: Path) -> None:

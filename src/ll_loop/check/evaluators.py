@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import product
 
 from ..core.model import OPERATORS
-from ..files.keys import EVALUATOR_NEEDS, STALLS, did_you_mean
+from ..files.keys import EVALUATOR_NEEDS, did_you_mean
 from ..files.nodes import Map
 from .subject import Finding, StateView, Subject, number_in
 
@@ -68,9 +68,6 @@ def bounded(key: str, kinds: frozenset[str], least: float, most: float | None = 
                 yield Finding(state.steps("evaluate", key), message)
 
     return find
-
-
-SCORES = STALLS - {"diff_stall"}
 
 
 def evidence_words(subject: Subject) -> Findings:

@@ -26,7 +26,7 @@ _VERDICTS: Mapping[str, tuple[str, ...]] = {
     "mcp_result": ("success", "tool_error", "not_found", "timeout"),
     "comparator": ("yes", "no", "tie", "no_baseline"),
 }
-"""What an evaluator that asks no open question can say, apart from `error`, which ends the run where no route takes it."""
+"""What an evaluator that asks no open question can say. `error` is left out: ending the run is what most mean by it."""
 
 
 def initial_unknown(subject: Subject) -> Findings:
@@ -71,10 +71,14 @@ def _is_verdict_key(key: str) -> bool:
 
 def no_transition(subject: Subject) -> Findings:
     for state in subject:
-        ways = state.shorthands.keys() - {"error"}
-        if not (ways or "route" in state.data or state.data.get("next") or state.terminal or state.kind == "loop"):
+        if not _has_way_out(state):
             message = f"state `{state.name}` has no way out"
             yield Finding(state.steps(), message, "add `next`, `on_yes` and `on_no`, `route`, or `terminal: true`")
+
+
+def _has_way_out(state: StateView) -> bool:
+    ways = state.shorthands.keys() - {"error"}
+    return bool(ways or "route" in state.data or state.data.get("next") or state.terminal or state.kind == "loop")
 
 
 def unreachable(subject: Subject) -> Findings:
@@ -152,6 +156,8 @@ def verdict_unrouted(subject: Subject) -> Findings:
         built = subject.loop.states.get(state.name) if subject.loop is not None else None
         if built is None or built.routes.next or state.terminal or state.kind not in ("nothing", "shell"):
             continue
+        if not _has_way_out(state):
+            continue
         default = "exit_code" if state.kind == "shell" else ""
         if built.evaluate is None and state.has("evaluate"):
             continue
@@ -173,9 +179,3 @@ def next_swallows_failure(subject: Subject) -> Findings:
         names = ", ".join(f"`{state.name}`" for state in found)
         message = f"a failed, timed-out or killed action goes on to `next`: {names}"
         yield Finding(found[0].steps("next"), message, "add `on_error` where that matters")
-
-
-def current_in_handler(subject: Subject) -> Findings:
-    for key in ("on_max_steps", "on_max_iterations", "initial"):
-        if subject.data.get(key) == CURRENT:
-            yield Finding((key,), f"`{key}` can't be `{CURRENT}`")

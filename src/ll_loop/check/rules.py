@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from ..errors import Problem
 from ..files.document import dotted
-from ..files.keys import did_you_mean
+from ..files.keys import STALLS, did_you_mean
 from ..files.nodes import problem_at
 from . import bindings, captures, document, evaluators, graph, states, templates
 from .states import each
@@ -117,8 +117,8 @@ RULES: tuple[Rule, ...] = (
     Rule("eval.direction", "error", evaluators.direction),
     Rule("eval.tolerance", "error", evaluators.bounded("tolerance", frozenset({"convergence"}), 0)),
     Rule("eval.min-confidence", "error", evaluators.bounded("min_confidence", frozenset({"llm_structured"}), 0, 1)),
-    Rule("eval.max-stall", "error", evaluators.bounded("max_stall", evaluators.STALLS, 1)),
-    Rule("eval.epsilon", "error", evaluators.bounded("epsilon", evaluators.SCORES, 0)),
+    Rule("eval.max-stall", "error", evaluators.bounded("max_stall", STALLS, 1)),
+    Rule("eval.epsilon", "error", evaluators.bounded("epsilon", STALLS - {"diff_stall"}, 0)),
     Rule("eval.max-repeat", "error", evaluators.bounded("max_repeat", frozenset({"action_stall"}), 1)),
     Rule("eval.evidence-words", "warning", evaluators.evidence_words, ("evidence_contract_ok",)),
     Rule("eval.not-interpolated", "warning", evaluators.never_interpolated),
@@ -167,6 +167,8 @@ def check(subject: Subject) -> list[Problem]:
 
     Warnings and lint findings named in the loop's `lint_ok`, or turned off by their switch, are left out.
     """
+    if not isinstance(subject.data.get("states"), dict):
+        return []  # the loader has said what is wrong; anything more would only follow from it
     excused = _excused(subject)
     found = [
         _problem(rule, finding, subject)

@@ -13,8 +13,18 @@ Findings = Iterator[Finding]
 Find = Callable[[Subject], Findings]
 
 CREDENTIALS = frozenset(
-    """github anthropic-api openai-api gemini-api kimi-api opencode-api openrouter-api qwen-api vision-api
-    autofigure-api""".split()
+    {
+        "github",
+        "anthropic-api",
+        "openai-api",
+        "gemini-api",
+        "kimi-api",
+        "opencode-api",
+        "openrouter-api",
+        "qwen-api",
+        "vision-api",
+        "autofigure-api",
+    }
 )
 THROTTLE_LIMITS = ("normal_max", "warn_max", "hard_max")
 

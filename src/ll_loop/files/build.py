@@ -391,14 +391,14 @@ def _output_contains(block: Fields) -> m.Evaluator | None:
 
 
 def _convergence(block: Fields) -> m.Evaluator | None:
-    target = block.number_or_text("target")
+    target, tolerance = block.number_or_text("target"), block.number_or_text("tolerance")
     direction = block.data.get("direction")
     if target is None:
         return None
     return m.Convergence(
         target=target,
         direction="maximize" if direction == "maximize" else "minimize",  # eval.direction complains
-        tolerance=_or(block.number_or_text("tolerance"), 0),
+        tolerance=0 if tolerance is None else tolerance,
         previous=block.name("previous"),
         reference=block.number_or_text("reference"),
     )

@@ -25,7 +25,7 @@ class FragmentUse:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One loop file. `data` is resolved (inheritance, `flow`, fragments); it is empty if the file can't be read so far."""
+    """One loop file. `data` is resolved as far as it could be: inheritance, `flow`, fragments."""
 
     path: Path
     file: str

@@ -160,10 +160,42 @@ STATE: Final = (
 )
 
 EVALUATE: Final = frozenset(
-    """type operator target tolerance pattern negate path prompt schema min_confidence uncertain_suffix
-    abstain_on_exit_3 source previous reference direction scope max_stall history_file epsilon track max_repeat
-    baseline_path auto_promote min_pairs pairs line error_patterns key question verdict_map signal timeout
-    context_from""".split()
+    {
+        "type",
+        "operator",
+        "target",
+        "tolerance",
+        "pattern",
+        "negate",
+        "path",
+        "prompt",
+        "schema",
+        "min_confidence",
+        "uncertain_suffix",
+        "abstain_on_exit_3",
+        "source",
+        "previous",
+        "reference",
+        "direction",
+        "scope",
+        "max_stall",
+        "history_file",
+        "epsilon",
+        "track",
+        "max_repeat",
+        "baseline_path",
+        "auto_promote",
+        "min_pairs",
+        "pairs",
+        "line",
+        "error_patterns",
+        "key",
+        "question",
+        "verdict_map",
+        "signal",
+        "timeout",
+        "context_from",
+    }
 )
 
 EVALUATOR_NEEDS: Final[dict[str, tuple[str, ...]]] = {

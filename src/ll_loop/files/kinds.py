@@ -13,7 +13,8 @@ Kind = Literal["nothing", "shell", "prompt", "loop", "mcp_tool", "human_approval
 def kind_of(state: Map, *, is_program: bool = False) -> Kind:
     """The kind of `state`. `is_program` says that its action begins with the path of an existing executable.
 
-    Without a known `action_type`, text that begins with `/` is a prompt unless it is such a path, anything else is shell.
+    Without a known `action_type`, text that begins with `/` is a prompt unless it is such a path; anything else is
+    shell.
     """
     if state.get("loop"):
         return "loop"
@@ -25,10 +26,14 @@ def kind_of(state: Map, *, is_program: bool = False) -> Kind:
     if not state.get("action"):
         return "nothing"
     match declared:
-        case "shell" | "mcp_tool" | "contract" | "prompt":
-            return declared
-        case "slash_command":
+        case "shell":
+            return "shell"
+        case "prompt" | "slash_command":
             return "prompt"
+        case "mcp_tool":
+            return "mcp_tool"
+        case "contract":
+            return "contract"
         case _:
             return "prompt" if begins_with_slash(state) and not is_program else "shell"
 

@@ -17,17 +17,14 @@ import yaml
 
 from ..errors import Problem, Severity
 
-try:
-    from yaml import CSafeLoader as _Loader
-except ImportError:  # PyYAML was built without libyaml: slower, otherwise the same
-    from yaml import SafeLoader as _Loader  # type: ignore[assignment]
-
 MAX_BYTES: Final = 2_000_000
 MAX_DEPTH: Final = 100
 MAX_NODES: Final = 100_000
 MAX_PROBLEMS: Final = 100
 
 ROOT: Final = "<root>"
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # without libyaml slower, otherwise the same
 
 _TAG = "tag:yaml.org,2002:"
 _STR, _BOOL, _NULL, _MERGE = _TAG + "str", _TAG + "bool", _TAG + "null", _TAG + "merge"
@@ -49,6 +46,9 @@ class Mark(NamedTuple):
     column: int = 0
 
 
+NOWHERE: Final = Mark()
+
+
 class Map(dict[str, Any]):
     """A mapping as read: `keys_at` and `values_at` say where.
 
@@ -57,7 +57,7 @@ class Map(dict[str, Any]):
 
     __slots__ = ("at", "keys_at", "styles", "values_at", "written")
 
-    def __init__(self, at: Mark = Mark()) -> None:  # noqa: B008 -- a constant
+    def __init__(self, at: Mark = NOWHERE) -> None:
         super().__init__()
         self.at = at
         self.keys_at: dict[str, Mark] = {}
@@ -111,7 +111,7 @@ class Seq(list[Any]):
 
     __slots__ = ("at", "items_at", "written")
 
-    def __init__(self, at: Mark = Mark()) -> None:  # noqa: B008 -- a constant
+    def __init__(self, at: Mark = NOWHERE) -> None:
         super().__init__()
         self.at = at
         self.items_at: list[Mark] = []
@@ -141,7 +141,7 @@ def parse(data: bytes, file: str) -> Parsed:
     reader = _Reader(file)
     try:
         value = reader.read(_decode(data, file))
-    except _Unreadable as error:
+    except _UnreadableError as error:
         return Parsed(None, start, (*reader.problems, error.problem))
     return Parsed(value, start, tuple(reader.problems))
 
@@ -180,7 +180,7 @@ def mark_of(root: Any, path: Iterable[str | int], default: Mark, *, key: bool = 
     return (keys_at or at) if key else at
 
 
-class _Unreadable(Exception):
+class _UnreadableError(Exception):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.message)
         self.problem = problem
@@ -193,8 +193,8 @@ def problem_at(
     return Problem(severity, rule, path, message, mark.file, mark.line, mark.column, hint)
 
 
-def _unreadable(mark: Mark, message: str, hint: str = "", rule: str = "load.yaml-syntax") -> _Unreadable:
-    return _Unreadable(problem_at(mark, rule, ROOT, message, hint=hint))
+def _unreadable(mark: Mark, message: str, hint: str = "", rule: str = "load.yaml-syntax") -> _UnreadableError:
+    return _UnreadableError(problem_at(mark, rule, ROOT, message, hint=hint))
 
 
 def _decode(data: bytes, file: str) -> str:
@@ -384,9 +384,7 @@ class _Reader:
         text: str = event.value
         tag = event.tag
         if tag is None or tag == "!":
-            if not event.implicit[0] or text[:1] not in _Loader.yaml_implicit_resolvers:
-                return _Anchored(text, 1, None)
-            tag = self._loader.resolve(yaml.ScalarNode, text, event.implicit)
+            tag = _implied(text) if event.implicit[0] else _STR
         if tag == _STR:
             return _Anchored(text, 1, None)
         construct = self._construct.get(tag)
@@ -413,13 +411,19 @@ class _Reader:
         at = event.start_mark
         return Mark(self.file, at.line + 1, at.column + 1)
 
-    def _syntax(self, error: yaml.MarkedYAMLError, text: str) -> _Unreadable:
+    def _syntax(self, error: yaml.MarkedYAMLError, text: str) -> _UnreadableError:
         at = error.problem_mark or error.context_mark
         mark = Mark(self.file, at.line + 1, at.column + 1) if at is not None else Mark(self.file, 1, 1)
         lines = text.splitlines()
         line = lines[mark.line - 1] if mark.line <= len(lines) else ""
         message = " ".join(part for part in (error.context, error.problem) if part)
         return _unreadable(mark, f"not YAML: {message}", _syntax_hint(line, mark.column))
+
+
+def _implied(text: str) -> str:
+    """The tag that a plain scalar has by its looks."""
+    kinds = _Loader.yaml_implicit_resolvers.get(text[:1], ())
+    return next((tag for tag, pattern in kinds if pattern.match(text)), _STR)
 
 
 _SWITCH_WORDS = frozenset({"yes", "no", "on", "off"})

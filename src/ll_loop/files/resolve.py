@@ -226,7 +226,7 @@ class Resolver:
         names, at = data["import"], data.values_at["import"]
         if not isinstance(names, Seq):
             self.out.error(
-                at, "load.import-type", "`import` must be a list of files", hint="write `import: [file.yaml]`"
+                at, "load.import-not-found", "`import` must be a list of files", hint="write `import: [file.yaml]`"
             )
             return [None]
         return [self._import(names, index, path) for index in range(len(names))]
@@ -234,7 +234,7 @@ class Resolver:
     def _import(self, names: Seq, index: int, path: Path) -> Map | None:
         name, at = names[index], names.items_at[index]
         if not isinstance(name, str):
-            self.out.error(at, "load.import-type", "`import` names a file as text")
+            self.out.error(at, "load.import-not-found", "`import` names a file as text")
             return None
         where = self.sources.find_import(name, path.parent)
         if where is None:

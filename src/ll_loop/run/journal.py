@@ -36,11 +36,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What JSON makes of a value that it does not know."""
     return dict(value) if isinstance(value, Mapping) else str(value)
 
 
-_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain)
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=plain)
 
 
 def encode(record: Mapping[str, Any]) -> bytes:
@@ -170,6 +171,10 @@ class Committer:
     async def serve(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Do the rounds, until `close`. A round under way is never cut off."""
         task_status.started()
+        with anyio.CancelScope(shield=True):  # runs that are being cancelled still close their books; `close` ends it
+            await self._rounds()
+
+    async def _rounds(self) -> None:
         while not (self._closing and self._next is None):
             if self._next is None:
                 await self._wake.wait()
@@ -179,10 +184,9 @@ class Committer:
                 continue
             for journal in group.journals:
                 journal.unsynced = False
-            with anyio.CancelScope(shield=True):
-                group.error = await anyio.to_thread.run_sync(
-                    _sync, [journal.fd for journal in group.journals], limiter=self._limiter
-                )
+            group.error = await anyio.to_thread.run_sync(
+                _sync, [journal.fd for journal in group.journals], limiter=self._limiter
+            )
             group.done.set()
 
     def close(self) -> None:

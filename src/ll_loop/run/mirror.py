@@ -180,9 +180,10 @@ class Mirror:
     def drop_nowait(self, run_id: str) -> None:
         """As `drop`, without giving others a turn. A file that somebody else has put in its place stays."""
         self._wanted.discard(run_id)
-        inode = self._inodes.pop(run_id, None)
+        inode = self._inodes.get(run_id)
         if inode is not None:
             _unlink_own(self._file_of(run_id), inode)
+            self._inodes.pop(run_id, None)  # not sooner: a claim at work would take the file for somebody else's
 
     def holders(self) -> list[Foreign]:
         """Every lock that counts at this moment, our own included, by file name. Changes nothing."""
@@ -216,7 +217,7 @@ class Mirror:
     def _attempt(self, wish: _Wish, notices: list[Notice]) -> Foreign | None:
         with _gate(self._dir):
             found: Foreign | None = None
-            for lock in _locks_in(self._dir, self._inodes.keys() | wish.derived_from):
+            for lock in _locks_in(self._dir, wish.derived_from.union(self._inodes)):
                 notice = _clear_away(lock)
                 if notice is not None:
                     notices.append(notice)
@@ -237,8 +238,8 @@ class Mirror:
         self._inodes[wish.run_id] = inode
         os.replace(scratch, file)
         if wish.run_id not in self._wanted:  # the caller was torn away meanwhile and can't see this file
-            self._inodes.pop(wish.run_id, None)
             _unlink_own(file, inode)
+            self._inodes.pop(wish.run_id, None)
 
     def _content(self, wish: _Wish) -> bytes:
         record: dict[str, Any] = {

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol, assert_never
 
 import anyio
+import anyio.lowlevel
 
 from ..core.effects import (
     ActionDone,
@@ -80,7 +81,7 @@ class Actions:
                 await anyio.sleep(seconds)
                 return Rested()
             case Breathe():
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
                 return Rested()
             case LoadLoop(name, beside):
                 return load_loop(self._library, name, beside, self._env)

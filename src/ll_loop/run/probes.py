@@ -100,3 +100,36 @@ async def _hashes(cwd: Path, names: list[str], env: Mapping[str, str]) -> dict[s
         hashed = await git(cwd, "hash-object", "--", *part, env=env)
         found |= dict(zip(part, hashed.stdout.split(), strict=False))
     return found
+
+
+def read_head(cwd: Path) -> tuple[str | None, str | None]:
+    """The commit and the branch that a directory's repository is at, read without starting git; None if unknown."""
+    for folder in (cwd, *cwd.parents):
+        git_dir = folder / ".git"
+        if git_dir.exists():
+            return _head_of(git_dir)
+    return None, None
+
+
+def _head_of(git_dir: Path) -> tuple[str | None, str | None]:
+    try:
+        if git_dir.is_file():
+            git_dir = (git_dir.parent / git_dir.read_text().removeprefix("gitdir:").strip()).resolve()
+        head = (git_dir / "HEAD").read_text().strip()
+        if not head.startswith("ref:"):
+            return head, None
+        ref = head.removeprefix("ref:").strip()
+        common = git_dir / "commondir"
+        shared = (git_dir / common.read_text().strip()) if common.is_file() else git_dir
+        return _commit_of(shared, ref), ref.removeprefix("refs/heads/")
+    except (OSError, UnicodeDecodeError):
+        return None, None
+
+
+def _commit_of(shared: Path, ref: str) -> str | None:
+    loose = shared / ref
+    if loose.is_file():
+        return loose.read_text().strip()
+    packed = shared / "packed-refs"
+    lines = packed.read_text().splitlines() if packed.is_file() else []
+    return next((line.split()[0] for line in lines if line.endswith(f" {ref}")), None)

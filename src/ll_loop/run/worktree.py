@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -132,6 +133,20 @@ class _Notes:
     record: WorktreeRecord
     copies: Mapping[str, str] = field(default_factory=dict)
     settled: bool = False
+
+
+class _Entry(NamedTuple):
+    """One line of `git ls-files --stage`; a stage other than 0 is a conflict, mode 160000 a repository."""
+
+    mode: str
+    stage: str
+    path: str
+
+    @classmethod
+    def parse(cls, line: str) -> _Entry:
+        facts, path = line.split("\t", 1)
+        mode, _, stage = facts.split(" ")
+        return cls(mode, stage, path)
 
 
 class _NotSavedError(Exception):
@@ -433,6 +448,8 @@ class Worktrees:
         if known is None:
             if here:
                 raise _NotSavedError("git no longer knows this directory")
+            async with self._gate.hold(where.common):
+                _remove_if_empty(Path(record.path).parent)
             return await self._settle_branches(where, record)
         admin = _admin_of(where, record.path)
         notes = _read_notes(admin)
@@ -451,21 +468,18 @@ class Worktrees:
 
     async def _settle_branches(self, where: _Repository, record: WorktreeRecord, carrier: str = "") -> Outcome:
         """Delete the run's branch if it adds nothing; name those that hold work found nowhere else."""
-        names = dict.fromkeys((record.branch, carrier or record.branch))
-        kept = [name for name in names if await self._is_unmerged(where, record, name)]
-        if record.branch not in kept:
-            async with self._gate.hold(where.common):
-                await self._delete_branch(where, record)
+        tips = {name: await self._commit(where, f"refs/heads/{name}") for name in (record.branch, carrier) if name}
+        kept = [name for name, tip in tips.items() if tip and await self._is_unmerged(where, record, name, tip)]
+        own = tips[record.branch]
+        if own and record.branch not in kept:
+            await self._delete_branch(where, record, own)
         if not kept:
             return Removed()
         commands = tuple(f"git -C {shlex.quote(record.repo)} merge {shlex.quote(name)}" for name in kept)
         return Kept(kept[0], None, commands, "it holds commits that are on no other branch")
 
-    async def _is_unmerged(self, where: _Repository, record: WorktreeRecord, branch: str) -> bool:
-        ref = f"refs/heads/{branch}"
-        tip = await self._commit(where, ref)
-        if tip is None:
-            return False
+    async def _is_unmerged(self, where: _Repository, record: WorktreeRecord, branch: str, tip: str) -> bool:
+        """Whether `tip` adds to the base what no other branch, local or remote, has (ours don't count)."""
         beyond = await self._git.ask(where.top, "rev-list", "--count", f"{record.base}..{tip}")
         if beyond.stdout.strip() == "0":
             return False
@@ -473,14 +487,13 @@ class Worktrees:
             where.top, "for-each-ref", f"--contains={tip}", "--format=%(refname)", "refs/heads", "refs/remotes"
         )
         ours = (f"refs/heads/{BRANCHES}/", f"refs/heads/{BRANCHES}-")
-        return all(name == ref or name.startswith(ours) for name in holders.stdout.splitlines())
+        return all(name == f"refs/heads/{branch}" or name.startswith(ours) for name in holders.stdout.splitlines())
 
-    async def _delete_branch(self, where: _Repository, record: WorktreeRecord) -> None:
-        """Without touching the configuration, only at the commit that was judged, and not under somebody's feet."""
-        used = {entry.branch for entry in (await self._registrations(where)).values()}
-        tip = await self._commit(where, f"refs/heads/{record.branch}")
-        if tip and record.branch not in used and not await self._is_unmerged(where, record, record.branch):
-            await self._git.tell(where.top, "update-ref", "-d", f"refs/heads/{record.branch}", tip)
+    async def _delete_branch(self, where: _Repository, record: WorktreeRecord, tip: str) -> None:
+        """Without touching the configuration, only if it is still at `tip`, and not under somebody's feet."""
+        async with self._gate.hold(where.common):
+            if all(entry.branch != record.branch for entry in (await self._registrations(where)).values()):
+                await self._git.tell(where.top, "update-ref", "-d", f"refs/heads/{record.branch}", tip)
 
 
 # --- saving what a run left ------------------------------------------------------------------------------
@@ -527,13 +540,15 @@ class _Saving:
             if (self._admin / name).exists():
                 raise _NotSavedError(f"a merge or rebase is under way ({name})")
         shutil.copy2(self._admin / "index", self._admin / _INDEX)  # with its time: git compares it to the files'
-        if await self._git("ls-files", "--unmerged"):
+        entries = [_Entry.parse(line) for line in _split(await self._git("ls-files", "--stage", "-z"))]
+        if any(entry.stage != "0" for entry in entries):
             raise _NotSavedError("a conflict is not resolved")
-        await self._hold_back_private_files()
+        await self._hold_back_staged_secrets()
+        await self._hold_back_copies(entries)
         added = await self._untracked()
-        await self._hold_back_repositories(added)
+        await self._hold_back_repositories(entries, added)
         tip = await self._tip(head, added)
-        await self._prove()
+        await self._prove(entries)
         carrier = await self._place(head, tip)
         os.replace(self._admin / _INDEX, self._admin / "index")
         return carrier
@@ -553,42 +568,45 @@ class _Saving:
         return (await self._git("rev-parse", "--verify", name)).strip()
 
     def _is_private(self, path: str) -> bool:
-        return _under(path, self._from_root(self._listed)) or any(
-            fnmatchcase(PurePosixPath(path).name, pattern) for pattern in _PRIVATE_NAMES
-        )
+        listed = [self._from_root(name) for name in self._listed]
+        if any(path == name or path.startswith(f"{name}/") for name in listed):
+            return True
+        return any(fnmatchcase(PurePosixPath(path).name, pattern) for pattern in _PRIVATE_NAMES)
 
-    def _from_root(self, names: Iterable[str]) -> frozenset[str]:
-        return frozenset(str(PurePosixPath(self._record.subdir, name)) for name in names)
+    def _from_root(self, name: str) -> str:
+        return str(PurePosixPath(self._record.subdir, name))
 
-    async def _hold_back_private_files(self) -> None:
-        """Files that are listed for copying, and secrets, are never committed unless the project itself tracks
-        them; a change to one keeps the directory."""
+    async def _hold_back_staged_secrets(self) -> None:
+        """Listed files and secrets are never committed, unless the project itself tracks them."""
         staged = _split(await self._git("diff", "--cached", "--name-only", "--diff-filter=A", "-z", "HEAD"))
         private = [path for path in staged if self._is_private(path)]
-        tracked = frozenset(_split(await self._git("ls-files", "-z")))
-        now = await anyio.to_thread.run_sync(_digests, self._record.project, self._listed, frozenset[str]())
-        for name, digest in now.items():
-            (path,) = self._from_root([name])
-            if path not in tracked and self._notes.copies.get(name) != digest:
-                private.append(path)
         if private:
-            raise _NotSavedError(f"{', '.join(dict.fromkeys(private))} changed, and is not for committing")
+            raise _NotSavedError(f"{', '.join(private)} is staged, and is not for committing")
+
+    async def _hold_back_copies(self, entries: Iterable[_Entry]) -> None:
+        """A listed file that is not as it was when it was copied keeps the directory."""
+        tracked = {entry.path for entry in entries}
+        now = await anyio.to_thread.run_sync(_digests, self._record.project, self._listed, frozenset[str]())
+        paths = {name: self._from_root(name) for name, digest in now.items() if self._notes.copies.get(name) != digest}
+        changed = [path for path in paths.values() if path not in tracked]
+        if changed:
+            raise _NotSavedError(f"{', '.join(changed)} changed, and is not for committing")
 
     async def _untracked(self) -> list[str]:
         """What git would add, without the copies (proven unchanged by now)."""
         others = _split(await self._git("ls-files", "--others", "--exclude-standard", "-z"))
-        copies = self._from_root(self._notes.copies)
+        copies = {self._from_root(name) for name in self._notes.copies}
         added = [path for path in others if path not in copies]
         private = [path for path in added if self._is_private(path)]
         if private:
             raise _NotSavedError(f"{', '.join(private)} is new, and is not for committing")
         return added
 
-    async def _hold_back_repositories(self, added: Sequence[str]) -> None:
+    async def _hold_back_repositories(self, entries: Iterable[_Entry], added: Sequence[str]) -> None:
         """A repository inside would be committed as a mere link; its own commits would be lost."""
         inner = [path for path in added if path.endswith("/")]
-        modules = [line for line in _split(await self._git("ls-files", "--stage", "-z")) if line.startswith("160000")]
-        filled = [path for line in modules if _has_content(Path(self._record.path, path := line.split("\t", 1)[1]))]
+        modules = [entry.path for entry in entries if entry.mode == "160000"]
+        filled = [path for path in modules if _has_content(Path(self._record.path, path))]
         if filled:
             differ = ("diff", "--name-only", "--ignore-submodules=none", "-z", self._record.base, "--", *filled)
             inner += _split(await self._git(*differ))
@@ -644,11 +662,11 @@ class _Saving:
     async def _is_ancestor(self, old: str, new: str) -> bool:
         return (await self._say("merge-base", "--is-ancestor", old, new)).ok
 
-    async def _prove(self) -> None:
+    async def _prove(self, entries: Iterable[_Entry]) -> None:
         """Nothing has changed since: the files are those of the index that was committed."""
         if not (await self._say("update-index", "-q", "--refresh")).ok or await self._untracked():
             raise _NotSavedError("files in it are still changing")
-        await self._hold_back_private_files()
+        await self._hold_back_copies(entries)
 
 
 # --- names and lists -------------------------------------------------------------------------------------
@@ -670,10 +688,6 @@ def _parse_list(porcelain: str) -> Iterator[_Registration]:
 
 def _split(listing: str) -> list[str]:
     return [part for part in listing.split("\0") if part]
-
-
-def _under(path: str, names: Collection[str]) -> bool:
-    return any(path == name or path.startswith(f"{name}/") for name in names)
 
 
 def _kept_in_place(record: WorktreeRecord, reason: str) -> Kept:

@@ -1,0 +1,95 @@
+"""Who may run when: a run's scope in memory, then a slot, then its scope on disk; given back in reverse.
+
+The order of runs is settled by `take_place`, which never waits. A run holds its memory grant while it waits for a
+slot or for another process, but never a slot or anything on disk: docs/locks.md says why that cannot deadlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+
+from ..errors import RefusedError
+from .handle import RunHandle
+from .locks import Locks
+from .mirror import Foreign, Mirror
+
+HINT = "wait for it with --queue"
+
+
+class Admission:
+    """The doorkeeper of a session. `inherited` is the run whose action this process is part of, if any."""
+
+    def __init__(self, locks: Locks, mirror: Mirror, jobs: int | None, inherited: str | None) -> None:
+        self._locks = locks
+        self._mirror = mirror
+        self._slots = anyio.CapacityLimiter(jobs or float("inf"))
+        self._inherited = frozenset([inherited] if inherited else [])
+
+    def take_place(self, handle: RunHandle) -> None:
+        """Ask for the run's scope in memory. RefusedError if it is held and the run may not queue."""
+        if not _locks(handle):
+            return
+        singleton = handle.loop.name if handle.loop.singleton else None
+        ticket = self._locks.request(handle.run_id, handle.paths, singleton=singleton)
+        if not handle.request.queue and not ticket.granted:
+            blockers = ", ".join(ticket.blockers())
+            ticket.release()
+            raise RefusedError(f"the scope of {handle.loop.name} is held by {blockers}", hint=HINT)
+        handle.ticket = ticket
+
+    def give_up(self, handle: RunHandle) -> None:
+        """Leave the order, waiting or granted; the next in line go on at once."""
+        if handle.ticket is not None:
+            handle.ticket.release()
+
+    @asynccontextmanager
+    async def admitted(self, handle: RunHandle) -> AsyncIterator[None]:
+        """Wait until the run may go on. RefusedError after its `queue_timeout`, or at once if it may not queue."""
+        try:
+            with anyio.fail_after(handle.request.queue_timeout):
+                await self._enter(handle)
+        except TimeoutError:
+            seconds = handle.request.queue_timeout or 0
+            raise RefusedError(f"the scope of {handle.loop.name} was not free within {seconds:g} s") from None
+        try:
+            yield
+        finally:
+            if _locks(handle):
+                self._mirror.drop_nowait(handle.run_id)
+            self._slots.release_on_behalf_of(handle)
+
+    async def _enter(self, handle: RunHandle) -> None:
+        if handle.ticket is not None and not handle.ticket.granted:
+            handle.note_waiting(", ".join(handle.ticket.blockers()))
+            await handle.ticket.wait()
+        while True:
+            await self._slots.acquire_on_behalf_of(handle)
+            try:
+                foreign = await self._claim(handle)
+            except BaseException:
+                self._slots.release_on_behalf_of(handle)
+                raise
+            if foreign is None:
+                handle.waits_for = ""
+                return
+            self._slots.release_on_behalf_of(handle)
+            handle.note_waiting(str(foreign))
+            await self._mirror.wait_for_change(foreign, None)
+
+    async def _claim(self, handle: RunHandle) -> Foreign | None:
+        if not _locks(handle):
+            return None
+        foreign = await self._mirror.claim(
+            handle.run_id, handle.loop.name, handle.paths, handle.loop.singleton, derived_from=self._inherited
+        )
+        if foreign is not None and not handle.request.queue:
+            raise RefusedError(f"the scope of {handle.loop.name} is held by {foreign}", hint=HINT)
+        return foreign
+
+
+def _locks(handle: RunHandle) -> bool:
+    """A worktree is nobody else's, so a run in one takes no scope."""
+    return handle.request.lock and not handle.request.worktree

@@ -1,0 +1,120 @@
+"""One run of a session, as its owner and its readers hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from ..core.frame import Run
+from ..core.model import Loop, TerminatedBy
+from ..core.replay import Replayed
+from ..core.snapshot import snapshot
+from .bus import Bus, Reader, Record
+from .engine import Engine
+from .journal import Journal, now
+from .locks import Ticket
+from .recovery import StoredRun
+from .request import Request, RunResult
+from .worktree import Kept, WorktreeRecord
+
+
+class RunHandle:
+    """One run of a session: where it is, how it ended."""
+
+    def __init__(self, runs: Path, bus: Bus, run_id: str, loop: Loop, request: Request, index: int) -> None:
+        self.run_id = run_id
+        self.loop = loop
+        self.request = request
+        self.index = index
+        self.folder = runs / run_id
+        self.artifacts = self.folder / "artifacts"
+        self.context: Mapping[str, Any] = {}
+        self.ticket: Ticket | None = None
+        self.paths: tuple[str, ...] = ()
+        self.waits_for: str = ""
+        self.result: RunResult | None = None
+        self.worktree: WorktreeRecord | None = None
+        self.kept: Kept | None = None
+        self.stored: StoredRun | None = None
+        self.replayed: Replayed | None = None
+        self.raised_cap: int | None = None
+        self.journal = Journal(self.folder, run_id, loop.name, bus.publish)
+        self.engine: Engine | None = None
+        self.dirty = False
+        self._bus = bus
+        self._readers: list[Reader] = []
+        self._done = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self._why: tuple[TerminatedBy, int] = ("interrupted", 0)
+
+    def __repr__(self) -> str:
+        place = repr(self.engine.run.root.state) if self.engine and self.engine.run else "its start"
+        return f"<RunHandle {self.run_id} at {place}{', ended' if self.result else ''}>"
+
+    @property
+    def run(self) -> Run | None:
+        """The run's present state, None while it waits."""
+        return self.engine.run if self.engine else None
+
+    @property
+    def status(self) -> str:
+        """`queued`, `running`, or the status of its result."""
+        if self.result is not None:
+            return self.result.status
+        return "running" if self.run is not None else "queued"
+
+    async def wait(self) -> RunResult:
+        """The result, once the run has ended. Cancelling the wait leaves the run alone."""
+        await self._done.wait()
+        assert self.result is not None
+        return self.result
+
+    def events(self) -> Reader:
+        """This run's records from now on (a snapshot first), as an async iterator that ends with the run."""
+        held = [self.snapshot()] if self.run is not None else []
+        reader = self._bus.subscribe(held, wanted=lambda record: record["run_id"] == self.run_id)
+        self._readers.append(reader)
+        if self.result is not None:
+            reader.close()
+        return reader
+
+    def snapshot(self) -> Record:
+        """Where the run is, as a record: what a late reader gets first."""
+        assert self.run is not None
+        ts = now()
+        state = snapshot(self.run, updated_at=ts)
+        return {"event": "snapshot", "ts": ts, "run_id": self.run_id, "loop": self.loop.name, "state": state}
+
+    def cancel(self, by: TerminatedBy = "interrupted", signal: int = 0) -> None:
+        """End the run: its children get SIGTERM and the session's grace, its state stays current for a resume."""
+        if self.result is None and not self._scope.cancel_called:
+            self._why = (by, signal)
+            self._scope.cancel()
+
+    # What follows is for the session.
+
+    @property
+    def scope(self) -> anyio.CancelScope:
+        return self._scope
+
+    @property
+    def why(self) -> tuple[TerminatedBy, int]:
+        return self._why
+
+    def note_waiting(self, holder: str) -> None:
+        """Say, once, whom the run waits for."""
+        if self.waits_for != holder:
+            self.waits_for = holder
+            self.journal.append("scope_waiting", {"holder": holder})
+            self.journal.flush()
+            self.journal.close()  # a thousand waiting runs must not hold a thousand files
+
+    def finish(self, result: RunResult) -> None:
+        """Make the result known; readers of this run end."""
+        self.result = result
+        self._done.set()
+        for reader in self._readers:
+            reader.close()

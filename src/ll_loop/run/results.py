@@ -1,0 +1,74 @@
+"""What came of a run, from where its machine stopped and what went wrong around it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..core.endings import exit_code_of, status_of
+from ..core.machine import RESUMABLE
+from ..core.model import Ending
+from ..errors import LoopError
+from .handle import RunHandle
+from .request import RunResult
+from .worktree import Kept
+
+
+def result_of(handle: RunHandle, error: BaseException | None) -> RunResult:
+    """The result of a run that is over; `error` is what ended it from outside the machine."""
+    run = handle.run
+    if run is None:
+        return _result_without_run(handle, error)
+    ending = run.ending or Ending(handle.why[0], run.root.state, signal=handle.why[1])
+    if error is not None:
+        ending = replace(ending, by="internal_error" if not isinstance(error, LoopError) else "error", error=str(error))
+    return RunResult(
+        run_id=handle.run_id,
+        loop=handle.loop.name,
+        status=status_of(ending),
+        terminated_by=ending.by,
+        final_state=ending.state,
+        iterations=run.root.iteration,
+        exit_code=error.exit_code if isinstance(error, LoopError) else exit_code_of(ending),
+        duration_ms=int(run.at * 1000),
+        run_dir=f"{handle.artifacts}/",
+        failure_terminal=ending.failure_terminal,
+        error=ending.error,
+        hint=error.hint if isinstance(error, LoopError) else "",
+        resumable=ending.by in RESUMABLE and status_of(ending) != "failed",
+        worktree=_worktree_of(handle),
+    )
+
+
+def _result_without_run(handle: RunHandle, error: BaseException | None) -> RunResult:
+    by, signal = handle.why
+    ending = Ending("internal_error" if error else by, "", signal=signal)
+    known = isinstance(error, LoopError)
+    return RunResult(
+        run_id=handle.run_id,
+        loop=handle.loop.name,
+        status="refused" if known else status_of(ending),
+        terminated_by="refused" if known else ending.by,
+        final_state="",
+        iterations=0,
+        exit_code=error.exit_code if isinstance(error, LoopError) else exit_code_of(ending),
+        duration_ms=0,
+        run_dir=f"{handle.artifacts}/",
+        error=str(error) if error else None,
+        hint=error.hint if isinstance(error, LoopError) else "",
+        resumable=error is None and handle.journal.seq > 0,
+    )
+
+
+def _worktree_of(handle: RunHandle) -> dict[str, Any]:
+    if handle.worktree is None:
+        return {}
+    return {"path": handle.worktree.path, "branch": handle.worktree.branch, "kept": handle.kept is not None,
+            **kept_to_json(handle.kept)}  # fmt: skip
+
+
+def kept_to_json(kept: Kept | None) -> dict[str, Any]:
+    """What was kept of a worktree, and the commands that bring it back."""
+    if kept is None:
+        return {}
+    return {"reason": kept.reason, "commands": list(kept.commands)}

@@ -1,0 +1,430 @@
+"""The orchestrator: one task a run, scopes in the order of asking, one shutdown for all.
+
+A run goes through admission (its scope in memory, a slot, its scope on disk), its workplace (the project or a worktree
+of its own), the engine, and back out in the reverse order, whatever happens. One run's failure is its own ending.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import anyio.abc
+
+from ..core import machine
+from ..core.context import Namespaces, initial_context, missing_inputs
+from ..core.model import Loop, TerminatedBy
+from ..core.replay import Replayed
+from ..core.template import TemplateError, render
+from ..errors import CannotCreateError, LoopError, NotFoundError, RefusedError, UsageError
+from ..files.library import Library
+from . import procs, recovery
+from .admission import Admission
+from .bus import Bus, Reader
+from .engine import Clock, Engine
+from .git import Gate
+from .handle import RunHandle
+from .journal import Committer, cut_torn_end, now
+from .locks import Locks, folds_case, normalise
+from .mirror import Mirror
+from .perform import Actions
+from .probes import named_env, read_head
+from .process import Grace, Spawner, end_tree
+from .recovery import StoredRun, identity_to_json
+from .request import Request, new_run_id
+from .results import kept_to_json, result_of
+from .saver import StateSaver
+from .worktree import Kept, Lease, WorktreeRecord, Worktrees
+
+CLOSING = 10.0
+"""Seconds that closing one run's books may take after its children have ended."""
+
+
+class Session:
+    """Runs loops of one project, many at a time. Use it as an async context manager.
+
+    Leaving the block waits for the runs that were started; an exception or a cancellation ends them first. Nothing
+    outlives it: no child, no task, no lock, no signal handler. `jobs` bounds how many run at a time, `grace` is how
+    many seconds a child has after SIGTERM. `env` is the environment of actions, by default this process's.
+    `subreaper` lets orphans of actions come to this process while the session lasts (Linux): right for a program of
+    one's own, wrong inside somebody else's.
+    """
+
+    def __init__(
+        self,
+        project: Path | str | None = None,
+        *,
+        jobs: int | None = None,
+        grace: float = 5.0,
+        env: Mapping[str, str] | None = None,
+        library: Library | None = None,
+        subreaper: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        if jobs is not None and jobs < 1:
+            raise UsageError(f"jobs must be at least 1, not {jobs}")
+        self.project = Path(project or ".").resolve()
+        self.library = library or Library(self.project)
+        self.loops_dir = self.project / ".loops"
+        self.runs = self.loops_dir / "runs"
+        self.bus = Bus()
+        self.batch = new_run_id("batch")
+        self.handles: list[RunHandle] = []
+        self._prepared = 0
+        self.env = dict(os.environ if env is None else env)
+        self._random = Random(seed)
+        self._identity = procs.own_identity()
+        fold = folds_case(self.project)
+        mirror = Mirror(self.loops_dir / ".running", identity=self._identity, fold_case=fold)
+        self._admission = Admission(Locks(fold_case=fold), mirror, jobs, self.env.get("LL_LOOP_RUN_ID"))
+        self._grace = Grace(grace)
+        self._spawner = Spawner(self._grace)
+        self._subreaper = subreaper
+        self._worktrees = Worktrees(self.project, gate=Gate(), env=self.env, spawner=self._spawner)
+        self._committer = Committer()
+        self._saver = StateSaver(self.handles)
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._life: AbstractAsyncContextManager[None] | None = None
+
+    def __repr__(self) -> str:
+        running = sum(handle.status == "running" for handle in self.handles)
+        waiting = sum(handle.status == "queued" for handle in self.handles)
+        return f"<Session {running} running, {waiting} waiting>"
+
+    async def __aenter__(self) -> Self:
+        self._life = self._living()
+        await self._life.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        assert self._life is not None
+        return await self._life.__aexit__(kind, error, trace)
+
+    @asynccontextmanager
+    async def _living(self) -> AsyncIterator[None]:
+        failure: Exception | None = None
+        with self._spawner if self._subreaper else nullcontext():
+            async with anyio.create_task_group() as services:
+                await services.start(self._committer.serve)
+                services.start_soon(self._saver.serve)
+                try:
+                    async with anyio.create_task_group() as self._tasks:
+                        try:
+                            yield
+                        except Exception as error:  # noqa: BLE001 - raised again below, without a group around it
+                            failure = error
+                            self._tasks.cancel_scope.cancel()
+                finally:
+                    self._tasks = None
+                    self._committer.close()
+                    self._saver.close()
+                    self.bus.close()
+        if failure is not None:
+            raise failure
+
+    # --- starting ------------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        name: str,
+        *,
+        input: str | None = None,  # noqa: A002 - the word of the command line and of the format
+        context: Mapping[str, Any] | None = None,
+        max_steps: int | None = None,
+        delay: float | None = None,
+        worktree: bool = False,
+        queue: bool = True,
+        queue_timeout: float | None = None,
+        lock: bool = True,
+    ) -> RunHandle:
+        """Start a run of the loop `name`; it takes its place in the order of scopes at once.
+
+        Raises NotFoundError (no such loop, a missing input), DefinitionError (a wrong file), and, unless it may
+        `queue`, RefusedError when its scope is held. `queue_timeout` and `delay` are seconds.
+        """
+        return self.start_request(
+            Request(name, input, context or {}, (), max_steps, delay, worktree, queue, queue_timeout, lock)
+        )
+
+    def start_request(self, request: Request) -> RunHandle:
+        """Start what a request asks for: see `start`."""
+        return self.launch(self.prepare(request))
+
+    def launch(self, handle: RunHandle) -> RunHandle:
+        """Start a prepared run. RefusedError if its scope is held and it may not queue."""
+        self._admission.take_place(handle)
+        if handle.request.queue:
+            self._write_down(handle)
+        self._begin_task(handle)
+        return handle
+
+    def prepare(self, request: Request) -> RunHandle:
+        """Everything about a start that can be found wrong before anything happens: raises, or gives a handle."""
+        _check_numbers(request)
+        loop = machine.with_overrides(self.library.load(request.name).loop, request.overrides())
+        handle = RunHandle(self.runs, self.bus, new_run_id(loop.name), loop, request, self._prepared)
+        self._prepared += 1
+        overrides: Any = request.context or request.texts
+        context = initial_context(
+            loop, input=request.input, overrides=overrides, extras={"run_dir": f"{handle.artifacts}/"}
+        )
+        missing = missing_inputs(loop, context)
+        if missing:
+            raise NotFoundError("\n".join(missing))
+        handle.context = context
+        if not request.worktree:
+            handle.paths = self._paths(loop, context, self.project)
+        return handle
+
+    def _env_of(self, handle: RunHandle) -> dict[str, str]:
+        return {**self.env, "LL_LOOP_RUN_ID": handle.run_id, "LL_PYTHON": sys.executable}
+
+    def _paths(self, loop: Loop, context: Mapping[str, Any], base: Path) -> tuple[str, ...]:
+        return tuple(str(path) for path in normalise(_scope(loop, context), base))
+
+    def _begin_task(self, handle: RunHandle) -> None:
+        if self._tasks is None:
+            raise RuntimeError("a Session must be entered (`async with Session(...)`) before it can start runs")
+        self.handles.append(handle)
+        self._tasks.start_soon(self._run, handle, name=handle.run_id)
+
+    def _write_down(self, handle: RunHandle) -> None:
+        """Make the run's folder and its first record: from here on, a killed session can be resumed."""
+        if handle.journal.seq:
+            return
+        try:
+            handle.folder.mkdir(parents=True, mode=0o700)
+            handle.artifacts.mkdir(mode=0o700)
+        except OSError as error:
+            self._admission.give_up(handle)
+            raise CannotCreateError(f"cannot create {handle.artifacts}: {error.strerror}") from error
+        loop = handle.loop
+        handle.journal.append(
+            "run_created",
+            {
+                "path": loop.path,
+                "fingerprint": loop.fingerprint,
+                "request": handle.request.to_json(),
+                "overrides": handle.request.overrides(),
+                "context": handle.context,
+                "env": named_env(loop, self.env),
+                "batch": self.batch,
+                "index": handle.index,
+                "owner": identity_to_json(self._identity),
+            },
+        )
+        handle.journal.flush()
+        if handle.ticket is not None and not handle.ticket.granted:
+            handle.journal.close()  # a thousand waiting runs must not hold a thousand files
+
+    # --- resuming ------------------------------------------------------------------------------------------
+
+    def resume(self, stored: StoredRun, *, max_steps: int | None = None) -> RunHandle:
+        """Go on with a run that was interrupted or killed; what it left alive is ended first.
+
+        Raises RefusedError when it lives, has ended for good, or ended at its step cap and `max_steps` does not
+        raise it; `ReplayError` when its loop was changed.
+        """
+        loop, replayed = recovery.rebuild(stored, self.library)
+        completed = stored.completed
+        if completed is not None and completed["terminated_by"] == "max_steps" and not _raises(replayed, max_steps):
+            raise RefusedError(
+                f"run {stored.run_id} ended at its step cap and would end there again",
+                hint=f"raise it: --max-steps {completed['iterations'] + loop.max_steps}",
+            )
+        created = stored.created
+        request = Request.from_json(created["request"])
+        handle = RunHandle(self.runs, self.bus, stored.run_id, loop, request, created["index"])
+        handle.stored, handle.replayed, handle.raised_cap = stored, replayed, max_steps
+        handle.context = created["context"]
+        handle.journal.seq = stored.text.records[-1]["seq"]
+        handle.journal.open()
+        handle.worktree = _planned_worktree(stored)
+        cut_torn_end(handle.journal.path, stored.text)
+        if stored.text.torn:
+            handle.journal.append("journal_repaired", {"bytes": stored.text.torn})
+        handle.paths = self._paths(loop, handle.context, handle.worktree.project if handle.worktree else self.project)
+        self._admission.take_place(handle)
+        self._begin_task(handle)
+        return handle
+
+    # --- ending --------------------------------------------------------------------------------------------
+
+    def shut_down(self, signal: int = 0, by: TerminatedBy = "interrupted") -> None:
+        """End every run: the first call gives children the grace, the second none. Never waits."""
+        if any(handle.scope.cancel_called for handle in self.handles if handle.result is None):
+            self._grace.cut()
+        for handle in self.handles:
+            handle.cancel(by, signal)
+
+    @property
+    def is_ending(self) -> bool:
+        return any(handle.scope.cancel_called for handle in self.handles)
+
+    def reader(self) -> Reader:
+        """The records of all runs: a snapshot of each first, then every record from there on."""
+        return self.bus.subscribe([handle.snapshot() for handle in self.handles if handle.run is not None])
+
+    # --- one run -------------------------------------------------------------------------------------------
+
+    async def _run(self, handle: RunHandle) -> None:
+        error: BaseException | None = None
+        try:
+            with handle.scope:
+                await self._admitted_run(handle)
+        except LoopError as known:
+            error = known
+        except Exception as unknown:  # noqa: BLE001 - a defect in one run must not hurt the others
+            error = unknown
+            self._note_defect(handle, unknown)
+        finally:
+            self._admission.give_up(handle)
+            handle.finish(result_of(handle, error))
+            handle.journal.close()
+
+    async def _admitted_run(self, handle: RunHandle) -> None:
+        async with self._admission.admitted(handle):
+            self._write_down(handle)
+            async with self._workplace(handle) as cwd:
+                await self._drive(handle, cwd)
+
+    @asynccontextmanager
+    async def _workplace(self, handle: RunHandle) -> AsyncIterator[Path]:
+        """The project, or the run's own worktree of it."""
+        if not handle.request.worktree:
+            yield self.project
+            return
+        adopt = handle.worktree is not None
+        if handle.worktree is None:
+            await self._worktrees.check()
+            handle.worktree = await self._worktrees.plan(handle.run_id, handle.loop.name)
+            handle.journal.append("worktree_planned", {"worktree": asdict(handle.worktree)})
+            await self._committer.commit(handle.journal)
+        lease: Lease | None = None
+        try:
+            async with self._worktrees.use(handle.worktree, adopt=adopt) as lease:
+                made = {"worktree": handle.worktree.path, "branch": handle.worktree.branch}
+                handle.journal.append("worktree_created", made)
+                yield lease.project
+        finally:
+            if lease is not None:
+                handle.kept = lease.outcome if isinstance(lease.outcome, Kept) else None
+                left = {"kept": handle.kept is not None, **kept_to_json(handle.kept)}
+                handle.journal.append("worktree_finished", left)
+
+    async def _drive(self, handle: RunHandle, cwd: Path) -> None:
+        spent = handle.stored.spent() if handle.stored else 0.0
+        handle.engine = engine = Engine(
+            handle.journal,
+            self._committer,
+            Actions(
+                spawner=self._spawner,
+                library=self.library,
+                journal=handle.journal,
+                log=handle.folder / "output.log",
+                cwd=cwd,
+                env=self._env_of(handle),
+                run_id=handle.run_id,
+            ),
+            Clock(spent),
+            self._random,
+            lambda _: self._saver.mark(handle),
+        )
+        try:
+            await self._sweep(handle)
+            decision, ts = self._first_decision(handle, engine, cwd)
+            await engine.drive(decision, ts)
+        finally:
+            with anyio.move_on_after(CLOSING, shield=True):
+                by, signal = handle.why
+                await engine.close(by, signal=signal)
+                await self._saver.save(handle)
+
+    def _first_decision(self, handle: RunHandle, engine: Engine, cwd: Path) -> tuple[machine.Decision, str]:
+        ts = now()
+        journal, replayed = handle.journal, handle.replayed
+        if replayed is None or replayed.run is None:
+            origin = _origin(handle.loop, cwd)
+            journal.append("run_started", {"at": 0.0, "origin": origin, "cwd": str(cwd)}, ts=ts)
+            created = handle.context
+            env = named_env(handle.loop, self.env)
+            return machine.begin(handle.loop, created, env=env, ts=ts, origin=origin), ts
+        journal.append_events(replayed.missing, replayed.run.ts)
+        at = max(replayed.at, replayed.run.at)
+        journal.append(
+            "run_resumed",
+            {"at": at, "started": replayed.started, "max_steps": handle.raised_cap,
+             "owner": identity_to_json(self._identity)},
+            ts=ts,
+        )  # fmt: skip
+        return machine.resume(replayed.run, at, ts, started=replayed.started, max_steps=handle.raised_cap), ts
+
+    async def _sweep(self, handle: RunHandle) -> None:
+        """End what a killed process of this run left alive, before anything of it runs again."""
+        if handle.stored is None:
+            return
+        marker = f"LL_LOOP_RUN_ID={handle.run_id}"
+        leaders = handle.stored.children()
+        since = datetime.fromisoformat(handle.stored.created["ts"]).timestamp()
+        left = procs.orphans_of(marker, leaders, since)
+        if left:
+            unkillable = await end_tree(None, left, grace=self._grace, marker=marker)
+            handle.journal.append(
+                "swept", {"ended": [one.pid for one in left], "unkillable": [one.pid for one in unkillable]}
+            )
+
+    def _note_defect(self, handle: RunHandle, error: Exception) -> None:
+        with suppress(OSError):
+            handle.folder.mkdir(parents=True, exist_ok=True)
+            text = "".join(traceback.format_exception(error))
+            (handle.folder / "internal-error.log").write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _check_numbers(request: Request) -> None:
+    if request.max_steps is not None and request.max_steps < 1:
+        raise UsageError(f"max steps must be at least 1, not {request.max_steps}")
+    if request.delay is not None and request.delay < 0:
+        raise UsageError(f"a delay cannot be negative: {request.delay:g}")
+    if request.queue_timeout is not None and request.queue_timeout < 0:
+        raise UsageError(f"a queue timeout cannot be negative: {request.queue_timeout:g}")
+
+
+def _scope(loop: Loop, context: Mapping[str, Any]) -> list[str]:
+    """The paths of a loop's scope with `${context.KEY}` filled in; a key without value is refused."""
+    try:
+        return [render(entry, Namespaces(context=context)) for entry in loop.scope]
+    except TemplateError as error:
+        raise NotFoundError(f"the scope of {loop.name} cannot be filled in: {error}") from error
+
+
+def _raises(replayed: Replayed, max_steps: int | None) -> bool:
+    return max_steps is not None and replayed.run is not None and max_steps > replayed.run.root.iteration
+
+
+def _planned_worktree(stored: StoredRun) -> WorktreeRecord | None:
+    planned = [record for record in stored.text.records if record["event"] == "worktree_planned"]
+    return WorktreeRecord(**planned[-1]["worktree"]) if planned else None
+
+
+def _origin(loop: Loop, cwd: Path) -> dict[str, Any]:
+    """The fields of `loop_start`: which file, and which commit the project was at."""
+    head, branch = read_head(cwd)
+    return {
+        "loop_yaml_path": loop.path,
+        "loop_yaml_sha256": loop.file_sha256,
+        "head_sha": head,
+        "branch": branch,
+        "worktree_digest": None,
+    }
