@@ -378,6 +378,10 @@ def test_a_value_of_the_wrong_shape_is_named_by_its_path(library: Library, line:
         ("max_retries: two, on_retry_exhausted: finish, next: finish", "max_retries"),
         ("throttle: 3, next: finish", "throttle"),
         ("loop: x, with: 3, next: finish", "with"),
+        ("loop: {}, next: finish", "loop"),
+        ("action_type: [shell], next: finish", "action_type"),
+        ("model: 3, next: finish", "model"),
+        ("cost_ceiling: much, next: finish", "cost_ceiling"),
     ],
 )
 def test_a_state_of_the_wrong_shape_is_named_by_its_path(library: Library, state: str, path: str) -> None:

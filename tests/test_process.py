@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import stat
@@ -16,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ll_loop.run import procs
-from ll_loop.run.procs import Identity
 from ll_loop.run.process import Command, Finished, Grace, LineSplitter, Signals, Spawner, Stream, end_tree
+from ll_loop.run.procs import Identity
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
 linux = pytest.mark.skipif(not procs.LINUX, reason="orphans come back to us on Linux only")
@@ -29,7 +30,7 @@ class Memory:
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.bytes: dict[Stream, int] = {"stdout": 0, "stderr": 0}
-        self.raw_stdout = bytearray()
+        self.heads: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self._news = anyio.Event()
 
     @property
@@ -42,8 +43,8 @@ class Memory:
 
     def raw(self, stream: Stream, data: bytes) -> None:
         self.bytes[stream] += len(data)
-        if stream == "stdout":
-            self.raw_stdout += data[: 4096 - len(self.raw_stdout)]
+        kept = self.heads[stream]
+        kept += data[: 4096 - len(kept)]
 
     async def line(self, number: int = 0) -> str:
         with anyio.fail_after(5):
@@ -59,9 +60,19 @@ class Memory:
         return found
 
 
+class CountingSink(Memory):
+    def lines(self, batch: list[str]) -> None:
+        pass
+
+
 class BrokenSink(Memory):
     def raw(self, stream: Stream, data: bytes) -> None:
         raise OSError(28, "No space left on device")
+
+
+class BrokenLines(Memory):
+    def lines(self, batch: list[str]) -> None:
+        raise ValueError(batch[0])
 
 
 class Deaf(Signals):
@@ -81,7 +92,7 @@ def marker() -> str:
 
 @pytest.fixture
 def spawner() -> Iterator[Spawner]:
-    with Spawner(Grace(0.3)) as spawner:
+    with Spawner(Grace(0.3), sole=True) as spawner:
         yield spawner
         assert spawner.live == ()
 
@@ -113,7 +124,7 @@ def said(finished: Finished) -> tuple[int, str, str]:
 
 async def eventually_dead(*identities: Identity) -> bool:
     with anyio.move_on_after(3):
-        while any(map(procs.is_alive, identities)):
+        while any(map(procs.is_alive, identities)):  # noqa: ASYNC110 - other processes set no event
             await anyio.sleep(0.01)
     return not any(map(procs.is_alive, identities))
 
@@ -218,7 +229,7 @@ async def test_invalid_utf8_is_replaced_in_text_and_kept_in_bytes(spawner: Spawn
     finished = await run(spawner, bash("printf '\\377\\376bad\\n'; echo ok"), sink)
     assert said(finished) == (0, "��bad\nok\n", "")
     assert sink.all_lines == ["��bad", "ok"]
-    assert bytes(sink.raw_stdout) == b"\xff\xfebad\nok\n"
+    assert bytes(sink.heads["stdout"]) == b"\xff\xfebad\nok\n"
 
 
 async def test_much_on_stderr_alone_does_not_block(spawner: Spawner) -> None:
@@ -246,11 +257,6 @@ async def test_a_flood_keeps_head_and_tail_and_little_memory(spawner: Spawner) -
     assert _resident() - before < 20 << 20
 
 
-class CountingSink(Memory):
-    def lines(self, batch: list[str]) -> None:
-        pass
-
-
 def _resident() -> int:
     if not procs.LINUX:
         return 0
@@ -269,9 +275,7 @@ def test_lines_do_not_depend_on_how_the_bytes_arrive(data: bytes, cuts: list[int
     data = data.replace(b"\x01", b"\n").replace(b"\x02", "é€😀".encode())
     splitter = LineSplitter()
     edges = [0, *sorted(cuts), len(data)]
-    lines = [
-        line for a, b in zip(edges, edges[1:], strict=False) for line in splitter.feed(data[a:b] if a < b else b"")
-    ]
+    lines = [line for a, b in itertools.pairwise(edges) for line in splitter.feed(data[a:b] if a < b else b"")]
     lines += splitter.rest()
     whole = [part.decode("utf-8", "replace") for part in data.split(b"\n")]
     assert lines == (whole if whole[-1] else whole[:-1])
@@ -311,8 +315,8 @@ async def test_silence_reaches_the_idle_limit(spawner: Spawner) -> None:
 
 @pytest.mark.parametrize("stream", [1, 2])
 async def test_a_dot_now_and_then_is_not_silence(spawner: Spawner, stream: int) -> None:
-    script = f"for i in 1 2 3 4 5 6 7 8; do printf . >&{stream}; sleep 0.1; done"
-    finished = await run(spawner, bash(script, idle_timeout=0.6))
+    script = f"for i in 1 2 3 4 5; do printf . >&{stream}; sleep 0.1; done"
+    finished = await run(spawner, bash(script, idle_timeout=0.4))
     assert (finished.exit_code, finished.timeout_kind) == (0, None)
 
 
@@ -499,6 +503,13 @@ async def test_a_sink_that_fails_ends_the_child_and_the_error_is_passed_on(spawn
     assert not procs.is_alive(leaders[0])
 
 
+async def test_a_sink_that_fails_on_the_last_line_leaves_no_background_child(spawner: Spawner) -> None:
+    sink = BrokenLines()
+    with anyio.fail_after(5), pytest.raises(ValueError, match="rest"):
+        await spawner.run(bash("sleep 60 & echo $! >&2; printf rest"), sink)
+    assert procs.identity_of(int(sink.heads["stderr"])) is None
+
+
 async def test_a_failing_start_callback_ends_the_child(spawner: Spawner) -> None:
     leaders: list[Identity] = []
 
@@ -532,6 +543,17 @@ async def test_a_successor_with_the_same_pid_is_never_signalled(spawner: Spawner
         tasks.cancel_scope.cancel()
 
 
+@linux
+async def test_a_daemon_that_nothing_identifies_is_ended_with_the_session(spawner: Spawner) -> None:
+    sink = Memory()
+    finished = await run(spawner, bash("env -i setsid bash -c 'echo $$; sleep 60; :' & sleep 0.2"), sink)
+    daemon = await sink.identity()
+    assert finished.leftovers == ()
+    assert await spawner.end_strays() == (daemon,)
+    assert not procs.is_alive(daemon)
+    assert await spawner.end_strays() == ()
+
+
 # --- nothing adds up -------------------------------------------------------------------------------------
 
 
@@ -549,7 +571,9 @@ async def test_a_hundred_commands_leave_no_descriptor_and_no_zombie(spawner: Spa
 
 @linux
 async def test_the_child_inherits_three_descriptors(spawner: Spawner) -> None:
-    with open("/dev/null") as held:
-        assert held.fileno() > 2
+    held = os.open("/dev/null", os.O_RDONLY)
+    try:
         finished = await run(spawner, bash("echo /proc/$$/fd/*"))
+    finally:
+        os.close(held)
     assert len(finished.stdout.text.split()) <= 4  # bash may keep one for itself

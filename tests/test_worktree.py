@@ -620,7 +620,7 @@ async def test_what_a_killed_process_never_finished_making_is_taken_back(repo: R
     nothing_left(repo)
 
 
-@pytest.mark.parametrize("at", ["write-tree", "update-ref", "remove"])
+@pytest.mark.parametrize("at", ["update-ref", "remove"])
 async def test_a_death_while_finishing_loses_nothing_and_the_next_finds_it(repo: Repo, tmp_path: Path, at: str) -> None:
     worktrees = repo.of()
     record = await worktrees.plan("run-1", "fix")

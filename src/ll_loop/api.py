@@ -14,17 +14,31 @@ directory, environment variable or atexit hook is left behind; `signals` is for 
 
 from __future__ import annotations
 
+import json
 import signal
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.abc
 
+from .core.context import initial_context, missing_inputs
+from .core.effects import Answer, Effect, LoadLoop
+from .core.events import Event
+from .core.frame import Run
+from .core.machine import with_overrides
+from .core.replay import INPUTS
+from .core.simulate import Perform, walk
+from .errors import NotFoundError
 from .files.library import Entry, Library, find_project
+from .run import control
 from .run.bus import Reader
 from .run.handle import RunHandle
+from .run.probes import load_loop
 from .run.recovery import StoredRun, find_run, resumable_runs, run_ids, stored_runs
 from .run.request import Request, RunResult
 from .run.session import Session
@@ -38,13 +52,21 @@ __all__ = [
     "RunResult",
     "Session",
     "StoredRun",
+    "expand",
     "find_project",
     "find_run",
     "history",
+    "is_public",
     "resume",
     "run_many",
     "signals",
+    "simulate",
+    "status",
+    "stop",
+    "stored_state",
 ]
+
+_BOOKKEEPING = INPUTS | {"run_created", "run_claimed", "action_spawned"}
 
 
 async def run_many(
@@ -91,14 +113,112 @@ def resume(session: Session, wanted: str | None = None, *, max_steps: int | None
     Without `wanted`: all that the last batch left unfinished. Raises NotFoundError if there is nothing, RefusedError if
     it is still running or has ended for good.
     """
-    return [session.resume(stored, max_steps=max_steps) for stored in resumable_runs(session.runs, wanted)]
+    found = resumable_runs(session.runs, wanted, capped=max_steps is not None)
+    return session.resume_all(found, max_steps=max_steps)
 
 
-def history(project: Path | str | None = None, loop: str | None = None) -> list[StoredRun]:
-    """The runs of a project, newest first, of one loop if `loop` is given. Journals that cannot be read are left out."""
-    runs = Path(project or ".").resolve() / ".loops" / "runs"
+def history(project: Path | str | None = None, loop: str | None = None, *, limit: int | None = None) -> list[StoredRun]:
+    """The runs of a project, newest first, of one loop if `loop` is given; what cannot be read is left out.
+
+    At most `limit` of them: reading stops there.
+    """
+    runs = _runs_of(project)
     found = stored_runs(runs, reversed(run_ids(runs)))
-    return [run for run in found if loop is None or run.loop == loop]
+    return list(islice((run for run in found if loop is None or run.loop == loop), limit))
+
+
+async def stop(
+    project: Path | str | None,
+    wanted: str | None = None,
+    *,
+    all: bool = False,  # noqa: A002 - the word of the command line
+    grace: float | None = None,
+    timeout: float | None = None,
+) -> list[RunResult]:
+    """End live runs of a project, in whichever process they are; their results say `user_stopped`, exit code 1.
+
+    `wanted` is an id, the unambiguous beginning of one, `latest`, or a loop's exact name; `all` means every live run,
+    or every one of that loop. Other runs go on, also those in the same process. `grace` replaces that of their session;
+    `timeout` bounds the wait; both are seconds. Cancelled, it stops waiting; the runs end all the same.
+
+    Raises NotFoundError, UsageError (it is not clear which run is meant), and RefusedError (the run does not live, its
+    process does not answer, time is up).
+    """
+    return await control.stop(_runs_of(project), wanted, every=all, grace=grace, timeout=timeout)
+
+
+async def status(project: Path | str | None = None, wanted: str | None = None) -> list[dict[str, Any]]:
+    """Where the runs of a project are, oldest first: all that are not over, or the one that `wanted` means.
+
+    Keys: run_id, loop, status, state, step, waits_for, since, pid (0 when no process has the run). A live process is
+    asked, what is dead is read from its journal. Raises NotFoundError.
+    """
+    return await control.status(_runs_of(project), wanted)
+
+
+def _runs_of(project: Path | str | None) -> Path:
+    return Path(project or ".").resolve() / ".loops" / "runs"
+
+
+def stored_state(project: Path | str | None, run_id: str) -> dict[str, Any]:
+    """What the `state.json` of a run shows, without its context; empty for a run that never began.
+
+    It may lag behind a live run by a moment: `status` knows better where that is.
+    """
+    try:
+        text = (_runs_of(project) / run_id / "state.json").read_text(encoding="utf-8")
+        document: dict[str, Any] = json.loads(text)
+    except (OSError, ValueError):
+        return {}
+    document.pop("context", None)
+    return document
+
+
+def expand(library: Library, patterns: Iterable[str]) -> list[str]:
+    """The loops that names and patterns (`lint-*`) mean, in order; a pattern adds no loop that is already there.
+
+    A pattern is matched against the catalogue's names: the project's own loops, the built-in ones if none of those
+    fits. Raises NotFoundError for a pattern that fits nothing; plain names are taken as they are.
+    """
+    names: list[str] = []
+    for pattern in patterns:
+        if not set(pattern) & set("*?["):
+            names.append(pattern)
+            continue
+        fitting = [entry for entry in library.list() if fnmatchcase(entry.name, pattern)]
+        own = [entry for entry in fitting if not entry.built_in] or fitting
+        if not own:
+            raise NotFoundError(f"no loop fits `{pattern}`", hint="`ll-loop list` shows all loops")
+        names += [entry.name for entry in own if entry.name not in names]
+    return names
+
+
+def simulate(library: Library, request: Request, perform: Perform) -> Generator[Event, None, Run]:
+    """Walk through a loop without running, waiting or writing anything: `perform` says how each action ends.
+
+    Yields the events as they come about; the generator's value is the run as it ended. `core.simulate` has performers
+    that play a scenario or a script; sub-loops are found in the library. Raises NotFoundError for a missing loop or
+    input, DefinitionError.
+    """
+    loop = with_overrides(library.load(request.name).loop, request.overrides())
+    overrides: Any = request.context or request.texts
+    extras = {"run_dir": f"{library.loops / 'runs' / 'simulated'}/"}
+    context = initial_context(loop, input=request.input, overrides=overrides, extras=extras)
+    absent = missing_inputs(loop, context)
+    if absent:
+        raise NotFoundError("\n".join(absent))
+
+    def answer(effect: Effect, run: Run) -> Answer:
+        if isinstance(effect, LoadLoop):
+            return load_loop(library, effect.name, effect.beside, {})
+        return perform(effect, run)
+
+    return walk(loop, answer, context=context)
+
+
+def is_public(record: Mapping[str, Any]) -> bool:
+    """Whether a record of a run is an event for readers, and not bookkeeping that only a resume needs."""
+    return record["event"] not in _BOOKKEEPING
 
 
 @asynccontextmanager

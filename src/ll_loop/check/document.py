@@ -40,6 +40,21 @@ def input_key_unguarded(subject: Subject) -> Findings:
         yield Finding(("required_inputs",), message, f"add `required_inputs: [{key}]`", at)
 
 
+WITHOUT_EFFECT = ("tamper_guard", "prepatch_check", "host_guard", "pruning_profile", "artifact_output", "session_mode")
+"""Keys of the loop, or of a state, that are read and checked but not yet obeyed."""
+
+
+def without_effect(subject: Subject) -> Findings:
+    for key in WITHOUT_EFFECT:
+        if subject.data.get(key) is not None:
+            yield Finding((key,), f"`{key}` has no effect in this version")
+    for state in subject:
+        for key in (*WITHOUT_EFFECT, "cost_ceiling", "scopes"):
+            if state.has(key):
+                message = f"state `{state.name}`: `{key}` has no effect in this version"
+                yield Finding(state.steps(key), message, at=state.at(key))
+
+
 # --- numbers ---------------------------------------------------------------------------------------------
 
 
@@ -191,8 +206,8 @@ def llm_number(subject: Subject) -> Findings:
     """Text where a number is converted: cost ceilings, host guard percentages."""
     for state in subject:
         cost = state.block("cost_ceiling")
-        for key in cost or ():
-            if cost is not None and cost[key] is not None and number_in(cost, key) is None:
+        for key in ("cost_ceiling_per_state", "cost_warn_at") if cost is not None else ():
+            if cost is not None and cost.get(key) is not None and number_in(cost, key) is None:
                 yield Finding((), f"state `{state.name}`: `{key}` must be a number", at=cost.values_at[key])
     guard = subject.block("host_guard")
     for key in ("warn_pct", "critical_pct", "cooldown_ms", "max_cumulative_subproc_mb"):

@@ -18,6 +18,7 @@ RULES: tuple[Rule, ...] = (
     Rule("doc.description-missing", "warning", document.description_missing),
     Rule("doc.input-key-unguarded", "warning", document.input_key_unguarded),
     Rule("doc.scope-missing", "warning", document.scope_missing),
+    Rule("doc.without-effect", "warning", document.without_effect),
     Rule("load.llm-model-conflict", "error", document.llm_model_conflict),
     Rule("load.number-coercion", "error", document.llm_number),
     Rule("params.type", "error", document.parameter_type),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ..files.keys import ACTION_TYPES, MODEL_HINTS, ON_RESUME, did_you_mean
+from ..files.keys import ACTION_TYPES, MODEL_HINTS, ON_RESUME, PROMPT_TYPES, did_you_mean
 from ..files.kinds import untyped
 from ..files.nodes import Map
 from .subject import Finding, StateView, Subject, items, number_in
@@ -75,7 +75,7 @@ def ignored(key: str) -> Find:
 
 def scopes_unknown(state: StateView) -> Findings:
     for group, at in items(state.data.get("scopes")):
-        if group not in CREDENTIALS:
+        if not (isinstance(group, str) and group in CREDENTIALS):
             hint = did_you_mean(str(group), CREDENTIALS)
             yield Finding(state.steps("scopes"), _say(state, f"no credential group `{group}`"), hint, at)
 
@@ -103,6 +103,9 @@ def path_command(subject: Subject) -> Findings:
 
 
 def unsupported(state: StateView) -> Findings:
+    if state.kind in PROMPT_TYPES:
+        message = f"`{state.kind}` needs an agent host, which this version does not have; the action fails"
+        yield Finding(state.steps("action"), _say(state, message), at=state.at("action"))
     if state.kind in ("mcp_tool", "human_approval", "contract", "learning"):
         message = f"`{state.kind}` is not available in this version; entering it ends the run"
         yield Finding(state.steps(), _say(state, message))

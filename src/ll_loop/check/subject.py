@@ -11,7 +11,7 @@ from ..files.build import verdict_of
 from ..files.document import Document, FragmentUse, Steps
 from ..files.fields import is_number
 from ..files.keys import OTHER_TARGETS, PROMPT_TYPES
-from ..files.kinds import Kind, begins_with_slash, kind_of, untyped
+from ..files.kinds import Kind, kind_of
 from ..files.nodes import Map, Mark, Seq
 
 
@@ -99,11 +99,9 @@ class StateView:
 
     @property
     def is_prompt_kind(self) -> bool:
-        """Prompt by declaration or by its text, whatever exists on this machine."""
+        """A prompt by declaration (with or without text) or by its text."""
         declared = self.data.get("action_type")
-        if isinstance(declared, str) and declared in PROMPT_TYPES:
-            return True
-        return untyped(self.data) and begins_with_slash(self.data)
+        return self.kind == "prompt" or (isinstance(declared, str) and declared in PROMPT_TYPES)
 
     @property
     def llm_judged(self) -> bool:

@@ -81,7 +81,7 @@ def raw_interpolation(subject: Subject) -> Findings:
             name = ".".join((reference.namespace, *reference.path[:1]))
             if _untrusted(reference) and _bare(text, reference, spans) and not _excused(text, reference, name, allowed):
                 message = f"state `{state.name}`: the value of `{reference.text}` becomes shell text"
-                hint = f"write `{reference.text[:-1]}:shell}}`, or use `$LL_CTX_...` in double quotes"
+                hint = f"write `{reference.text[:-1]}:shell}}`, outside quotes"
                 at = state.data.place("action", reference.start)
                 yield Finding(state.steps("action"), message, hint, at)
 

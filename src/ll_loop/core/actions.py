@@ -29,7 +29,7 @@ def prepare(move: Move) -> None:
         raise EndRun("error", explain(state.name, error)) from error
 
 
-def start(move: Move, *, flush: bool = False) -> Wait | str:
+def start(move: Move) -> Wait | str:
     """The action to run, or the target of `on_error` when its text cannot be made."""
     state = move.state
     try:
@@ -44,8 +44,10 @@ def start(move: Move, *, flush: bool = False) -> Wait | str:
     action = RunAction(
         text, state.name, move.frame.iteration, state.is_prompt, _wall(state, loop.default_timeout, idle), idle,
         move.frame.attempt,
+        loop.name,
+        move.frame.depth,
     )  # fmt: skip
-    return Wait(action, "flush" if flush else "action")
+    return Wait(action, "action")
 
 
 def _first(*candidates: float | None) -> float:
@@ -73,6 +75,7 @@ def note(move: Move, done: ActionDone) -> str | None:
     Returns the target of `on_error` when the message cannot be made.
     """
     frame, state = move.frame, move.state
+    move.trace_output(done.output)
     move.emit(
         events.action_complete(
             state.name,
@@ -144,7 +147,7 @@ def throttle(move: Move) -> str | None:
     if state.learning_type or count < limits.hard_max:
         return None
     if count == limits.hard_max:
-        target = limits.then or state.routes.on_error
+        target = move.named(limits.then or state.routes.on_error)
         move.emit(events.throttle_hard(state.name, count, limits.hard_max, target))
         return target
     move.emit(events.throttle_stop(state.name, count, limits.hard_max))

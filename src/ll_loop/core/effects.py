@@ -17,7 +17,10 @@ from .model import EMPTY, Loop
 
 @dataclass(frozen=True, slots=True)
 class RunAction:
-    """Run `text` as a bash script, or as a prompt when `prompt` is set. Times are seconds, 0 means no limit."""
+    """Run `text` as a bash script, or as a prompt when `prompt` is set. Times are seconds, 0 means no limit.
+
+    `loop` and `depth` tell which (sub-)loop the state belongs to.
+    """
 
     text: str
     state: str
@@ -26,6 +29,8 @@ class RunAction:
     timeout: float = 3600
     idle_timeout: float = 0
     attempt: int = 1
+    loop: str = ""
+    depth: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,20 @@ from .model import EMPTY, Ending, Loop, State
 
 Cap = Literal["max_steps", "max_iterations_reached"]
 After = Literal[
-    "action", "flush", "probe", "stall", "rate_limit", "server_error", "backoff", "load", "breathe", "nothing"
+    "action",
+    "flush",
+    "cap_flush",
+    "probe",
+    "stall",
+    "rate_limit",
+    "server_error",
+    "backoff",
+    "load",
+    "breathe",
+    "nothing",
 ]
-"""What the answer under way is for: the machine goes on there."""
+"""What the answer under way is for: the machine goes on there. A flush leads to the limit that caused it: the time of
+the loop (`flush`) or its step cap (`cap_flush`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +86,12 @@ class Frame:
     stall_counts: Mapping[str, int] = EMPTY
     progress: Mapping[str, str] = EMPTY
     cap: Cap | None = None
+    handled: frozenset[Cap] = frozenset()
+    """The caps whose handlers have been used; `cap` is the latest."""
     pre_cap_state: str | None = None
     turn: Turn = field(default_factory=Turn)
     trace: tuple[str, ...] | None = None
-    """The events of this sub-loop as JSON lines, kept only if its parent captures them."""
+    """The events of this sub-loop and those below it as JSON lines, kept only if a loop above captures them."""
 
     def copy(self) -> Frame:
         return copy.copy(self)

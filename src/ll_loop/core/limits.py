@@ -42,7 +42,7 @@ def step_cap(move: Move) -> Limited:
     if frame.iteration < frame.loop.max_steps:
         return None
     handler = frame.loop.on_max_steps
-    if handler is None or frame.cap is not None:
+    if handler is None or "max_steps" in frame.handled:
         return Stop("max_steps")
     return Handle("max_steps", handler, flush=_left_a_sub_loop(move))
 
@@ -53,7 +53,7 @@ def pass_cap(move: Move) -> Limited:
     if frame.loop.max_iterations is None or frame.passes < frame.loop.max_iterations:
         return None
     handler = frame.loop.on_max_iterations
-    if handler is None or frame.cap is not None:
+    if handler is None or "max_iterations_reached" in frame.handled:
         return Stop("max_iterations_reached")
     return Handle("max_iterations_reached", handler)
 
@@ -62,10 +62,10 @@ def deadline(move: Move) -> Limited:
     """At most `timeout` seconds. Looked at between states only: it never cuts an action."""
     frame = move.frame
     limit = frame.limit if frame.limit is not None else frame.loop.timeout
-    if limit is None or (move.at - frame.started) <= limit:
+    if not limit or move.at - frame.started <= limit:
         return None
     state = frame.loop.states.get(frame.state)
-    pending = state is not None and frame.just_routed and isinstance(state.work, Shell)
+    pending = state is not None and frame.just_routed and isinstance(state.work, Shell) and not state.terminal
     return Stop("timeout", flush=pending)
 
 
@@ -87,8 +87,9 @@ def enter_handler(move: Move, handle: Handle) -> None:
     frame = move.frame
     frame.pre_cap_state = frame.pre_cap_state or frame.state
     frame.cap = handle.cap
+    frame.handled |= {handle.cap}
     if handle.cap == "max_steps":
         move.emit(events.max_steps_summary(handle.handler, frame.iteration))
     else:
         move.emit(events.max_iterations_summary(handle.handler, frame.passes))
-    frame.state = handle.handler
+    frame.state, frame.attempt = handle.handler, 1

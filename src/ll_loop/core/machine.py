@@ -13,6 +13,7 @@ Inside, a move is a chain of steps: each returns the next step, a `Wait` for an 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -30,8 +31,10 @@ from .effects import (
     ProbeFile,
     ProbeTree,
     Rested,
+    RunAction,
 )
 from .effects import Sleep as SleepEffect
+from .endings import status_of
 from .events import Event
 from .frame import After, Frame, Run, StopAsked
 from .model import (
@@ -93,7 +96,7 @@ def begin(
 
 def advance(run: Run, outcome: Outcome) -> Decision:
     """Go on with the outcome of the effect under way; ValueError if the answer is not one to that effect."""
-    if run.waiting is None:
+    if run.waiting is None or run.ending is not None:
         raise ValueError(f"{run!r} waits for nothing")
     move = Move(run, outcome.at, outcome.ts, outcome.chance)
     return _follow(move, partial(_ANSWERED[run.after], answer=outcome.answer))
@@ -108,7 +111,12 @@ def interrupt(
     signal: int = 0,
     error: str | None = None,
 ) -> Decision:
-    """Close a run in the middle. No route is taken: the state stays current, and `resume` enters it again."""
+    """Close a run in the middle. No route is taken: the state stays current, and `resume` enters it again.
+
+    ValueError if the run has ended already.
+    """
+    if run.ending is not None:
+        raise ValueError(f"{run!r} cannot be interrupted")
     move = Move(run, at, ts, 0.5)
     _end_all(move, by, error=error, signal=signal)
     return Decision(replace(_settled(move, None), waiting=run.waiting, after=run.after), None, tuple(move.events))
@@ -118,23 +126,46 @@ def resume(run: Run, at: float, ts: str, *, started: bool = True, max_steps: int
     """Open a closed or killed run again; `max_steps` replaces the loop's step cap.
 
     An action that may have `started` is entered again as the next attempt (or skipped, or fails the run, as its
-    state's `on_resume` says); any other effect under way is asked for again.
+    state's `on_resume` says); any other effect under way is asked for again. A run that ended for good, or whose cap
+    would end it at once, ends again as it did.
     """
-    ended_by = run.ending.by if run.ending else None
-    continuation = run.ending.continuation if run.ending else None
-    move = Move(replace(run, stop=None, ending=None), at, ts, 0.5)
-    root = move.frames[0]
-    for name, fields in (events.loop_resume(root.state, root.iteration, continuation), events.loop_start({})):
-        move.events.append(Event(name, fields, root.loop.name, 0))
+    ending = run.ending
+    over = ending is not None and run.waiting is None
+    move = Move(replace(run, stop=None if over else run.stop, ending=None), at, ts, 0.5)
     if max_steps is not None:
         _raise_cap(move, max_steps)
-    if started and run.waiting is not None and run.after in ("action", "flush"):
-        return _follow(move, partial(_reenter, flush=run.after == "flush"))
-    if run.waiting is not None:
-        return _follow(move, lambda _: Wait(run.waiting, run.after) if run.waiting else None)
-    if ended_by is not None:
+    goes_on = ending is None or _goes_on(ending, move.frames[0])
+    if over and goes_on:
         _reopen(move.frame)
-    return _follow(move, _turn)
+    root = move.frames[0]
+    continuation = ending.continuation if ending else None
+    for name, fields in (events.loop_resume(root.state, root.iteration, continuation), events.loop_start({})):
+        move.events.append(Event(name, fields, root.loop.name, 0))
+    if ending is not None and not goes_on:
+        return _follow(move, partial(_end_again, ending=ending))
+    if run.waiting is None:
+        return _follow(move, _turn)
+    if started and isinstance(run.waiting, RunAction):
+        return _follow(move, partial(_reenter, after=run.after))
+    waiting = Wait(run.waiting, run.after)
+    return _follow(move, lambda _: waiting)
+
+
+def _goes_on(ending: Ending, root: Frame) -> bool:
+    match ending.by:
+        case "max_steps":
+            return root.iteration < root.loop.max_steps
+        case "max_iterations_reached":
+            return root.loop.max_iterations is None or root.passes < root.loop.max_iterations
+        case by:
+            return by in RESUMABLE and status_of(ending) != "failed"
+
+
+def _end_again(move: Move, *, ending: Ending) -> None:
+    root = move.frames[0]
+    name, fields = events.loop_complete(ending, root.iteration)
+    move.events.append(Event(name, fields, root.loop.name, 0))
+    move.ending = ending
 
 
 def with_overrides(loop: Loop, overrides: Mapping[str, Any]) -> Loop:
@@ -151,19 +182,21 @@ def _raise_cap(move: Move, max_steps: int) -> None:
 def _reopen(frame: Frame) -> None:
     frame.state = frame.pre_cap_state or frame.state
     frame.pre_cap_state = frame.cap = frame.came_from = None
+    frame.handled = frozenset()
+    frame.attempt = 1
 
 
-def _reenter(move: Move, *, flush: bool) -> Next:
+def _reenter(move: Move, *, after: After) -> Next:
     frame = move.frame
     match move.state.on_resume:
         case "fail":
             raise EndRun("error", f"state {frame.state!r} was cut off, and its on_resume says fail")
         case "skip":
             move.warn(f"state {frame.state!r} was cut off; skipped, as its on_resume says")
-            return partial(_acted, answer=ActionDone(0))
+            return partial(_ANSWERED[after], answer=ActionDone(0))
         case "rerun":
             frame.attempt += 1
-            return partial(_enter, flush=flush)
+            return _enter if after == "action" else partial(_flush, after=after)
 
 
 # --- following steps ---------------------------------------------------------------------------------------
@@ -176,7 +209,7 @@ def _follow(move: Move, step: Step) -> Decision:
         try:
             following = following(move) if callable(following) else following
         except EndRun as end:
-            following = _finish(move, end.by, str(end))
+            following = partial(_finish, by=end.by, error=str(end))
         turns += following is _turn
         if turns > LONGEST_STRETCH:
             following = Wait(Breathe(), "breathe")
@@ -208,8 +241,10 @@ def _turn(move: Move) -> Next:
         return _finish(move, frame.cap or "terminal")
     for limit in limits.LIMITS:
         match limit(move):
-            case limits.Stop(flush=True) | limits.Handle(flush=True):
-                return partial(_enter, flush=True)
+            case limits.Stop(flush=True):
+                return partial(_flush, after="flush")
+            case limits.Handle(flush=True):
+                return partial(_flush, after="cap_flush")
             case limits.Stop(by):
                 return _finish(move, by)
             case limits.Handle() as handle:
@@ -217,8 +252,10 @@ def _turn(move: Move) -> Next:
     if frame.state not in frame.loop.states:
         raise EndRun("no_route", f"No state is called {frame.state!r}")
     _count_retry(frame)
+    if frame.current.terminal and frame.loop.maintain:
+        return _maintained(move)
     if frame.current.terminal and not _is_handler(frame):
-        return _maintained(move) if frame.loop.maintain else _finish(move, frame.cap or "terminal")
+        return _finish(move, frame.cap or "terminal")
     return _retried(move) or _enter
 
 
@@ -253,9 +290,10 @@ def _retried(move: Move) -> Step | None:
     count = frame.retries.get(frame.state, 0)
     if retry is None or count <= retry.limit:
         return None
-    move.emit(events.retry_exhausted(frame.state, count, retry.then))
+    target = move.named(retry.then)
+    move.emit(events.retry_exhausted(frame.state, count, target))
     frame.retries = without(frame.retries, frame.state)
-    frame.state = retry.then
+    frame.state = target
     return _turn
 
 
@@ -263,39 +301,59 @@ def _maintained(move: Move) -> Step:
     frame = move.frame
     frame.iteration += 1
     frame.passes += 1
-    target = frame.current.on_maintain or frame.loop.initial
+    target = move.named(frame.current.on_maintain) or frame.loop.initial
     move.emit(events.route(frame.state, target, "maintain"))
-    frame.state = target
+    frame.came_from, frame.state = frame.state, target
     return _turn
 
 
 # --- in a state --------------------------------------------------------------------------------------------
 
 
-def _enter(move: Move, *, flush: bool = False) -> Next:
-    frame = move.frame
-    frame.iteration += 1
-    frame.just_routed = False
-    move.emit(events.state_enter(frame.state, frame.iteration, frame.passes, flushed=flush, attempt=frame.attempt))
+def _enter(move: Move) -> Next:
+    _count_step(move)
     actions.prepare(move)
-    if flush:
-        found = actions.start(move, flush=True)
-        return found if isinstance(found, Wait) else _turn
     match move.state.work:
         case SubLoop() as work:
             return _wait_or_leave(subloops.start(move, work))
         case Shell() | Prompt():
             return _wait_or_leave(actions.start(move))
         case Unsupported(kind):
-            raise EndRun("error", f"state {frame.state!r}: {kind} is not available in this version")
+            raise EndRun("error", f"state {move.frame.state!r}: {kind} is not available in this version")
         case Nothing():
             if move.state.routes.next is not None:
                 return partial(_leave, target=move.target(move.state.routes.next))
             return _judge
 
 
+def _count_step(move: Move, *, flushed: bool = False) -> None:
+    frame = move.frame
+    frame.iteration += 1
+    frame.just_routed = False
+    move.emit(events.state_enter(frame.state, frame.iteration, frame.passes, flushed=flushed, attempt=frame.attempt))
+
+
 def _wait_or_leave(found: Wait | str | None) -> Next:
     return found if isinstance(found, Wait) else partial(_leave, target=found)
+
+
+def _flush(move: Move, *, after: After) -> Next:
+    """Run the action of the state under way once, before a limit takes effect; nothing is judged or routed."""
+    _count_step(move, flushed=True)
+    try:
+        actions.prepare(move)
+        found = actions.start(move)
+    except EndRun:
+        return _AFTER_FLUSH[after]  # the limit is why the run ends, whatever is wrong with this action
+    return Wait(found.effect, after) if isinstance(found, Wait) else _AFTER_FLUSH[after]
+
+
+def _flushed(move: Move, answer: Answer, *, after: After) -> Next:
+    done = _expect(ActionDone, answer)
+    move.frame.turn = replace(move.frame.turn, done=done)
+    with suppress(EndRun):
+        actions.note(move, done)
+    return _AFTER_FLUSH[after]
 
 
 def _acted(move: Move, answer: Answer) -> Next:
@@ -312,22 +370,16 @@ def _acted(move: Move, answer: Answer) -> Next:
     return _judge if move.state.routes.next is None else partial(_after_next, done=done)
 
 
-def _flushed(move: Move, answer: Answer) -> Next:
-    done = _expect(ActionDone, answer)
-    actions.note(move, done)
-    return _turn
-
-
 def _after_next(move: Move, done: ActionDone) -> Next:
     """The way out of a state with `next`: nothing is judged."""
     actions.remember(move, done)
     found = retries.after_failure(move, done)
     if found is not None:
-        return _wait_or_leave(found)
+        return _wait_or_leave(found) if move.stop is None else _again
     state = move.state
     if done.exit_code and state.routes.on_error is not None:
         if done.exit_code > 0 and not _is_retryable(move, done) and state.on_retry_exhausted is not None:
-            return partial(_leave, target=state.on_retry_exhausted)
+            return partial(_leave, target=move.named(state.on_retry_exhausted))
         return partial(_leave, target=move.target(state.routes.on_error))
     if done.exit_code < 0:
         move.ask_to_stop(StopAsked("system_signal"))
@@ -351,6 +403,7 @@ def _judge(move: Move) -> Next:
     if state.evaluate is None and done is None:
         actions.remember(move, None)
         frame.turn = replace(frame.turn, verdict="yes")
+        _keep_verdict(move, "")
         return _check_stall
     if state.evaluate is not None and (done is None or done.exit_code != 124):
         match state.evaluate.by:
@@ -375,7 +428,7 @@ def _probed(move: Move, answer: Answer) -> Next:
 
 
 def _evaluated(move: Move, probe: Probed | None) -> Next:
-    frame, state = move.frame, move.state
+    frame = move.frame
     done = frame.turn.done
     try:
         evaluation = _evaluate(move, done, probe)
@@ -385,10 +438,14 @@ def _evaluated(move: Move, probe: Probed | None) -> Next:
     actions.remember(move, done)
     frame.last = {"verdict": evaluation.verdict, "details": dict(evaluation.details)}
     frame.turn = replace(frame.turn, verdict=evaluation.verdict)
-    if state.capture and state.capture in frame.captured:
-        kept = assign(frame.captured[state.capture], "verdict", evaluation.verdict)
-        frame.captured = assign(frame.captured, state.capture, kept)
+    _keep_verdict(move, evaluation.verdict)
     return _check_stall
+
+
+def _keep_verdict(move: Move, verdict: str) -> None:
+    frame, name = move.frame, move.state.capture
+    if name and name in frame.captured:
+        frame.captured = assign(frame.captured, name, assign(frame.captured[name], "verdict", verdict))
 
 
 def _evaluate(move: Move, done: ActionDone | None, probe: Probed | None) -> Evaluation:
@@ -399,6 +456,7 @@ def _evaluate(move: Move, done: ActionDone | None, probe: Probed | None) -> Eval
         scope=move.scope(),
         memory=frame.memory.get(frame.state, EMPTY),
         probe=_seen(probe),
+        judging=_may_ask_models(frame.loop),
     )
     if state.evaluate is None:
         return default_evaluation(state.work, look)
@@ -406,6 +464,11 @@ def _evaluate(move: Move, done: ActionDone | None, probe: Probed | None) -> Eval
     if memory:
         frame.memory = assign(frame.memory, frame.state, memory)
     return evaluation
+
+
+def _may_ask_models(loop: Loop) -> bool:
+    llm = loop.meta.get("llm")
+    return not (isinstance(llm, Mapping) and llm.get("enabled") is False)
 
 
 def _seen(probe: Probed | None) -> str | dict[str, str] | None:
@@ -424,11 +487,18 @@ def _stall_probed(move: Move, answer: Answer) -> Next:
 
 def _stall_checked(move: Move, fingerprint: str | None) -> Next:
     stalls.note_progress(move, fingerprint)
-    stalled = stalls.detect(move)
+    if not _is_abstention(move):
+        move.frame.held = without(move.frame.held, move.frame.state)
+    stall = stalls.detect(move)
+    if stall is not None and stall.target is None:
+        if move.stop is not None and move.stop.by == "error":
+            return _stopped(move)
+        raise EndRun("stall_detected", stall.text)
+    stalled = None if stall is None else stall.target
     done = move.frame.turn.done
     found = retries.after_failure(move, done) if done else None
     if found is not None:
-        return _wait_or_leave(found)
+        return _wait_or_leave(found) if move.stop is None else _again
     return partial(_leave, target=stalled if stalled is not None else _target_of_verdict(move, done))
 
 
@@ -436,18 +506,23 @@ def _target_of_verdict(move: Move, done: ActionDone | None) -> str | None:
     frame, state = move.frame, move.state
     verdict = frame.turn.verdict
     if verdict == "error" and done is not None and not _is_retryable(move, done):
-        target = state.on_retry_exhausted or move.target(state.routes.on_error)
+        target = move.named(state.on_retry_exhausted) or move.target(state.routes.on_error)
         if target is not None:
             return target
-    if verdict.startswith(ABSTAINED) and not takes_abstention(state.routes, verdict):
+    if _is_abstention(move):
         held = frame.held.get(frame.state, 0)
         if held < HOLDS:
             frame.held = assign(frame.held, frame.state, held + 1)
             return frame.state
         frame.held = without(frame.held, frame.state)
         return move.target(abstention_fallback(state.routes))
-    frame.held = without(frame.held, frame.state)
     return move.target(route(state.routes, verdict), result=frame.last)
+
+
+def _is_abstention(move: Move) -> bool:
+    verdict = move.frame.turn.verdict
+    abstains = verdict == ABSTAINED or verdict.startswith(f"{ABSTAINED}_")
+    return abstains and not takes_abstention(move.state.routes, verdict)
 
 
 # --- leaving a state ---------------------------------------------------------------------------------------
@@ -458,7 +533,7 @@ def _leave(move: Move, target: str | None) -> Next:
     if move.stop is not None and move.stop.by in ("error", "handoff"):
         return _stopped(move)
     if target is None and frame.loop.maintain:
-        target = move.state.on_maintain or frame.loop.initial
+        target = move.named(move.state.on_maintain) or frame.loop.initial
     if target is None:
         if move.stop is not None:
             return _stopped(move)
@@ -492,7 +567,7 @@ def _rate_limit_rested(move: Move, answer: Answer) -> Next:
 def _server_error_rested(move: Move, answer: Answer) -> Next:
     _expect(Rested, answer)
     retries.after_server_wait(move)
-    return _again
+    return partial(_leave, target=move.frame.state)
 
 
 def _again(move: Move) -> Next:
@@ -532,9 +607,14 @@ def _stopped(move: Move) -> Next:
             keeps = move.frames[0].loop.on_handoff != "terminate"
             _end_all(move, "handoff", continuation=asked.text or "" if keeps else None)
         case "interrupted":
-            _end_all(move, "interrupted", asked=True)
+            done = move.frame.turn.done
+            if done is not None and done.exit_code < 0:
+                _end_all(move, "system_signal")
+            else:
+                _end_all(move, "interrupted", asked=True)
         case "system_signal":
-            _end_all(move, "system_signal")
+            move.stop = None
+            return _finish(move, "system_signal")
     return None
 
 
@@ -571,9 +651,11 @@ def _expect(kind: type[Any], answer: Answer) -> Any:
     return answer
 
 
+_AFTER_FLUSH: Mapping[After, Step] = {"flush": partial(_finish, by="timeout"), "cap_flush": _turn}
 _ANSWERED: Mapping[After, Callable[..., Next]] = {
     "action": _acted,
-    "flush": _flushed,
+    "flush": partial(_flushed, after="flush"),
+    "cap_flush": partial(_flushed, after="cap_flush"),
     "probe": _probed,
     "stall": _stall_probed,
     "rate_limit": _rate_limit_rested,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from . import events
 from .context import Namespaces
@@ -62,10 +62,22 @@ class Move:
         """Tell what happened in the frame under way."""
         name, fields = emitted
         frame = self.frame
-        self.events.append(Event(name, fields, frame.loop.name, frame.depth))
+        event = Event(name, fields, frame.loop.name, frame.depth)
+        self.events.append(event)
         if frame.trace is not None:
-            line = json.dumps({"event": name, "ts": self.ts, "loop": frame.loop.name, **fields}, default=str)
-            frame.trace = (*frame.trace, line)
+            frame.trace = (*frame.trace, self._line(event))
+
+    def trace_output(self, output: str) -> None:
+        """Put the lines that an action printed among the events that a loop above captures."""
+        frame = self.frame
+        if frame.trace is not None and output:
+            lines = [events.action_output(line.rstrip()) for line in output.removesuffix("\n").split("\n")]
+            told = (Event(name, fields, frame.loop.name, frame.depth) for name, fields in lines)
+            frame.trace = (*frame.trace, *map(self._line, told))
+
+    def _line(self, event: Event) -> str:
+        told = {"event": event.name, "ts": self.ts, "loop": event.loop, "depth": event.depth, **event.fields}
+        return json.dumps(told, default=str)
 
     def push(self, frame: Frame) -> None:
         self.frames.append(frame)
@@ -73,7 +85,9 @@ class Move:
     def pop(self) -> Frame:
         """Leave the frame under way; the one below becomes changeable."""
         child = self.frames.pop()
-        self.frames[-1] = self.frames[-1].copy()
+        parent = self.frames[-1] = self.frames[-1].copy()
+        if parent.trace is not None:
+            parent.trace = (*parent.trace, *(child.trace or ()))
         return child
 
     def ask_to_stop(self, asked: StopAsked) -> None:
@@ -110,6 +124,16 @@ class Move:
             return None if template is None else self.render(template, result)
         except TemplateError as error:
             raise EndRun("no_route", explain(self.frame.state, error)) from error
+
+    @overload
+    def named(self, target: str) -> str: ...
+
+    @overload
+    def named(self, target: str | None) -> str | None: ...
+
+    def named(self, target: str | None) -> str | None:
+        """A target that is no template: `$current` is the state under way."""
+        return self.frame.state if target == CURRENT else target
 
     def warn(self, message: str) -> None:
         self.emit(events.warning(self.frame.state, message))

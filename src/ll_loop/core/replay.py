@@ -24,6 +24,8 @@ INPUTS = frozenset({"run_started", "outcome", "run_interrupted", "run_resumed"})
 STREAM = frozenset(
     {
         "run_created",
+        "run_claimed",
+        "run_withdrawn",
         "action_output",
         "action_spawned",
         "action_ended",
@@ -51,7 +53,7 @@ class ReplayError(LoopError):
 class Replayed:
     """A rebuilt run. `missing` are events that the dead run had not yet written; `at` is its clock in seconds.
 
-    `started` tells whether the effect under way may have begun: it had been announced.
+    `started` tells whether the effect under way may have begun: it had been announced, or the run was interrupted.
     """
 
     run: Run | None = None
@@ -61,7 +63,7 @@ class Replayed:
 
     @property
     def started(self) -> bool:
-        return not self.missing
+        return not self.missing or (self.run is not None and self.run.ending is not None)
 
 
 def replay(loop: Loop, records: Iterable[Mapping[str, Any]], load: Load) -> Replayed:

@@ -1,7 +1,8 @@
 """What to do about an action that failed for a reason of its provider: wait and try again, or give up.
 
 Only host actions are looked at, and shell states that declare a rate-limit key themselves
-(docs/compatibility.md). Waits cost no retry and no throttle count, but each attempt is a step.
+(docs/compatibility.md). Each attempt is a step. Waiting out a rate limit costs no retry and no throttle count; trying
+again after a provider's error costs both.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def go_on_waiting(move: Move) -> Wait | None:
 def _give_up(move: Move, state: State, policy: RateLimit, record: RateRecord) -> str | None:
     frame = move.frame
     frame.rates = without(frame.rates, state.name)
-    target = policy.then or move.target(state.routes.on_error)
+    target = move.named(policy.then) or move.target(state.routes.on_error)
     move.emit(events.rate_limit_exhausted(state.name, record.short, record.long, record.waited, target))
     frame.exhausted_in_a_row += 1
     if frame.exhausted_in_a_row >= STORM:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from . import events
 from .effects import ProbePaths
 from .model import RepeatedFailure
-from .move import EndRun, Move, Wait, assign
+from .move import Move, Wait, assign
 from .template import TemplateError
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """A stall: the state to go to, None to end the run with `text`."""
+
+    target: str | None
+    text: str
 
 
 def probe_for_progress(move: Move) -> Wait | None:
@@ -38,8 +48,8 @@ def note_progress(move: Move, fingerprint: str | None) -> None:
     frame.progress = assign(frame.progress, frame.state, fingerprint)
 
 
-def detect(move: Move) -> str | None:
-    """The state to go to because of a stall; raises `EndRun` when the loop says abort."""
+def detect(move: Move) -> Stall | None:
+    """Whether the loop stalls here, and where it goes then."""
     frame = move.frame
     circuit = frame.loop.circuit
     if circuit is None:
@@ -54,14 +64,10 @@ def detect(move: Move) -> str | None:
         return None
     kind, count = found
     name, exit_code, verdict = triple
-    move.emit(events.stall_detected(name, exit_code, verdict, kind, count, circuit.then))
-    if circuit.then is None:
-        raise EndRun(
-            "stall_detected",
-            f"Stall detected: state {name!r} produced (exit_code={exit_code}, verdict={verdict!r}) "
-            f"for {count} consecutive iterations",
-        )
-    return circuit.then
+    target = move.named(circuit.then)
+    move.emit(events.stall_detected(name, exit_code, verdict, kind, count, target))
+    text = f"Stall detected: state {name!r} produced (exit_code={exit_code}, verdict={verdict!r})"
+    return Stall(target, f"{text} for {count} consecutive iterations")
 
 
 def _found(circuit: RepeatedFailure, window: tuple[tuple[str, int, str], ...], seen: int) -> tuple[str, int] | None:

@@ -69,7 +69,7 @@ def _child(move: Move, parent: Frame, loop: Loop, context: dict[str, Any]) -> Fr
         started=move.at,
         limit=_time_limit(move, parent, loop),
         state=loop.initial,
-        trace=() if parent.current.capture else None,
+        trace=() if parent.current.capture or parent.trace is not None else None,
     )
 
 
@@ -120,11 +120,10 @@ def _verdict(ending: Ending) -> str:
 
 
 def _route(move: Move, verdict: str) -> str | None:
+    """The shorthand key of the verdict or, for `error` and `timeout`, of `no`; else the table; else `next`."""
     routes = move.state.routes
-    if routes.next is not None:
-        stopped = verdict == "error" and routes.on_error is not None
-        return move.target(routes.on_error if stopped else routes.next)
-    found = route(routes, verdict)
-    if found is None and verdict in ("error", "timeout"):
-        found = route(routes, "no") if routes.table is not None else routes.on.get("no")
-    return move.target(found)
+    verdicts = [verdict, "no"] if verdict in ("error", "timeout") else [verdict]
+    found = next((routes.on[name] for name in verdicts if name in routes.on), None)
+    if found is None and routes.table is not None:
+        found = next((target for name in verdicts if (target := route(routes, name)) is not None), None)
+    return move.target(found or routes.next)

@@ -202,6 +202,7 @@ def _states(block: Fields, fragments: Mapping[str, FragmentUse], executables: fr
 
 def _state(name: str, fields: Fields, use: FragmentUse | None, is_program: bool) -> m.State:
     terminal = fields.flag("terminal")
+    _check_agent_keys(fields)
     return m.State(
         name=name,
         work=_work(fields, is_program),
@@ -224,6 +225,17 @@ def _state(name: str, fields: Fields, use: FragmentUse | None, is_program: bool)
         learning_type=fields.data.get("type") == "learning" and not isinstance(fields.data.get("learning"), Map),
         on_resume=_on_resume(fields),
     )
+
+
+def _check_agent_keys(fields: Fields) -> None:
+    """Complain about shapes of what is only kept here; the values themselves are the host's business."""
+    for key in ("action_type", "agent", "model", "model_hint", "effort"):
+        fields.text_or_none(key)
+    for key in ("cost_ceiling", "params", "learning"):
+        if fields.data.get(key) is not None:
+            fields.under(key)
+    if fields.data.get("loop") is not None:
+        fields.name("loop")
 
 
 def _on_resume(fields: Fields) -> m.OnResume:
@@ -256,7 +268,7 @@ def _work(fields: Fields, is_program: bool) -> m.Work:
 def _sub_loop(fields: Fields) -> m.SubLoop:
     bindings = fields.under("with") if fields.data.get("with") is not None else None
     return m.SubLoop(
-        name=fields.name("loop") or "",
+        name=fields.data.text("loop") or "",
         bindings=None if bindings is None else frozen(bindings.data),
         passthrough=fields.flag("context_passthrough"),
         worktree=fields.text("worktree"),

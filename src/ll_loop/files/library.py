@@ -69,7 +69,7 @@ def find_project(start: Path) -> Path:
     unless it began there.
     """
     start = start.resolve()
-    home = Path.home()
+    home = Path(os.path.expanduser("~"))
     for folder in (start, *start.parents):
         if folder != start and (folder == home or folder in home.parents):
             break

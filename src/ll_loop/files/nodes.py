@@ -19,7 +19,7 @@ from ..errors import Problem, Severity
 
 MAX_BYTES: Final = 2_000_000
 MAX_DEPTH: Final = 100
-MAX_NODES: Final = 100_000
+MAX_NODES: Final = 50_000
 MAX_PROBLEMS: Final = 100
 
 ROOT: Final = "<root>"

@@ -6,14 +6,16 @@ slot or for another process, but never a slot or anything on disk: docs/locks.md
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from ..errors import RefusedError
 from .handle import RunHandle
-from .locks import Locks
+from .locks import Locks, Ticket
 from .mirror import Foreign, Mirror
 
 HINT = "wait for it with --queue"
@@ -25,23 +27,28 @@ class Admission:
     def __init__(self, locks: Locks, mirror: Mirror, jobs: int | None, inherited: str | None) -> None:
         self._locks = locks
         self._mirror = mirror
-        self._slots = anyio.CapacityLimiter(jobs or float("inf"))
+        self._slots = _Slots(jobs)
         self._inherited = frozenset([inherited] if inherited else [])
 
     def take_place(self, handle: RunHandle) -> None:
         """Ask for the run's scope in memory. RefusedError if it is held and the run may not queue."""
-        if not _locks(handle):
-            return
+        if _locks(handle):
+            handle.ticket = self._ticket(handle)
+        if handle.ticket is None or handle.ticket.granted:
+            self._slots.ask(handle)
+
+    def _ticket(self, handle: RunHandle) -> Ticket:
         singleton = handle.loop.name if handle.loop.singleton else None
         ticket = self._locks.request(handle.run_id, handle.paths, singleton=singleton)
         if not handle.request.queue and not ticket.granted:
             blockers = ", ".join(ticket.blockers())
             ticket.release()
             raise RefusedError(f"the scope of {handle.loop.name} is held by {blockers}", hint=HINT)
-        handle.ticket = ticket
+        return ticket
 
     def give_up(self, handle: RunHandle) -> None:
         """Leave the order, waiting or granted; the next in line go on at once."""
+        self._slots.give_back(handle)
         if handle.ticket is not None:
             handle.ticket.release()
 
@@ -59,23 +66,19 @@ class Admission:
         finally:
             if _locks(handle):
                 self._mirror.drop_nowait(handle.run_id)
-            self._slots.release_on_behalf_of(handle)
+            self._slots.give_back(handle)
 
     async def _enter(self, handle: RunHandle) -> None:
         if handle.ticket is not None and not handle.ticket.granted:
             handle.note_waiting(", ".join(handle.ticket.blockers()))
             await handle.ticket.wait()
         while True:
-            await self._slots.acquire_on_behalf_of(handle)
-            try:
-                foreign = await self._claim(handle)
-            except BaseException:
-                self._slots.release_on_behalf_of(handle)
-                raise
+            await self._slots.wait(handle)
+            foreign = await self._claim(handle)
             if foreign is None:
                 handle.waits_for = ""
                 return
-            self._slots.release_on_behalf_of(handle)
+            self._slots.give_back(handle)
             handle.note_waiting(str(foreign))
             await self._mirror.wait_for_change(foreign, None)
 
@@ -86,8 +89,46 @@ class Admission:
             handle.run_id, handle.loop.name, handle.paths, handle.loop.singleton, derived_from=self._inherited
         )
         if foreign is not None and not handle.request.queue:
-            raise RefusedError(f"the scope of {handle.loop.name} is held by {foreign}", hint=HINT)
+            raise RefusedError(f"the scope of {handle.loop.name} is taken: {foreign}", hint=HINT)
         return foreign
+
+
+class _Slots:
+    """How many runs go on at a time. Those that ask get one in the order of asking, which never waits."""
+
+    def __init__(self, number: int | None) -> None:
+        self._free = math.inf if number is None else number
+        self._held: set[RunHandle] = set()
+        self._waiting: dict[RunHandle, anyio.Event] = {}
+
+    def ask(self, handle: RunHandle) -> None:
+        """Take a slot or a place in the line; asking twice is once."""
+        if handle not in self._held:
+            self._waiting.setdefault(handle, anyio.Event())
+            self._hand_out()
+
+    async def wait(self, handle: RunHandle) -> None:
+        """Ask, and return when there is a slot. What was asked for is given back by `give_back` alone."""
+        self.ask(handle)
+        if handle in self._held:
+            await checkpoint()
+        else:
+            await self._waiting[handle].wait()
+
+    def give_back(self, handle: RunHandle) -> None:
+        """Leave the slot, or the line, to the others; idempotent."""
+        self._waiting.pop(handle, None)
+        if handle in self._held:
+            self._held.remove(handle)
+            self._free += 1
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        while self._free and self._waiting:
+            handle = next(iter(self._waiting))
+            self._waiting.pop(handle).set()
+            self._held.add(handle)
+            self._free -= 1
 
 
 def _locks(handle: RunHandle) -> bool:

@@ -1,6 +1,7 @@
-"""Small files, without stopping the event loop: aiofiles on asyncio, trio's own files on trio.
+"""Small files without stopping the event loop.
 
-This is the only module that knows which backend runs. The journal does not go through here: it writes in batches.
+Reading goes through aiofiles on asyncio and through trio's own files on trio; this is the only module that knows which
+backend runs. Writing is done whole, in one thread hop. The journal does not go through here: it writes in batches.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import os
 import secrets
 from pathlib import Path
 
-import aiofiles
 import anyio
 from anyio.lowlevel import current_token
 
@@ -24,34 +24,37 @@ def on_asyncio() -> bool:
 async def read_text(path: Path, *, limit: int) -> str | None:
     """The first `limit` bytes of a file as text (undecodable bytes replaced); None if there is no such file."""
     try:
-        if on_asyncio():
-            async with aiofiles.open(path, "rb") as asyncio_file:
-                data = await asyncio_file.read(limit)
-        else:
-            async with await anyio.open_file(path, "rb") as file:
-                data = await file.read(limit)
+        data = await (_read_on_asyncio(path, limit) if on_asyncio() else _read_on_trio(path, limit))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return bytes(data).decode(errors="replace")
+    return data.decode(errors="replace")
+
+
+async def _read_on_asyncio(path: Path, limit: int) -> bytes:
+    import aiofiles  # here, because few runs read a file and all would pay for the import
+
+    async with aiofiles.open(path, "rb") as file:
+        return await file.read(limit)
+
+
+async def _read_on_trio(path: Path, limit: int) -> bytes:
+    async with await anyio.open_file(path, "rb") as file:
+        return await file.read(limit)
 
 
 async def replace_text(path: Path, text: str) -> None:
     """Put `text` in the place of a file, all at once: readers see the old text or the new one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    await anyio.to_thread.run_sync(replace_text_now, path, text)
+
+
+def replace_text_now(path: Path, text: str) -> None:
+    """`replace_text`, in the calling thread."""
+    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
     try:
-        if on_asyncio():
-            async with aiofiles.open(temporary, "w", encoding="utf-8", errors="backslashreplace", opener=_private) as f:
-                await f.write(text)
-        else:
-            async with await anyio.open_file(
-                temporary, "w", encoding="utf-8", errors="backslashreplace", opener=_private
-            ) as file:
-                await file.write(text)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
+        with open(fd, "wb") as file:
+            file.write(text.encode(errors="backslashreplace"))
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, MODE)

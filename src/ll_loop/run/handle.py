@@ -16,6 +16,7 @@ from .bus import Bus, Reader, Record
 from .engine import Engine
 from .journal import Journal, now
 from .locks import Ticket
+from .process import Grace
 from .recovery import StoredRun
 from .request import Request, RunResult
 from .worktree import Kept, WorktreeRecord
@@ -41,7 +42,10 @@ class RunHandle:
         self.stored: StoredRun | None = None
         self.replayed: Replayed | None = None
         self.raised_cap: int | None = None
+        self.since = now()
+        self.grace: Grace | None = None
         self.journal = Journal(self.folder, run_id, loop.name, bus.publish)
+        self.saving = anyio.Lock()
         self.engine: Engine | None = None
         self.dirty = False
         self._bus = bus
@@ -76,9 +80,10 @@ class RunHandle:
         """This run's records from now on (a snapshot first), as an async iterator that ends with the run."""
         held = [self.snapshot()] if self.run is not None else []
         reader = self._bus.subscribe(held, wanted=lambda record: record["run_id"] == self.run_id)
-        self._readers.append(reader)
         if self.result is not None:
             reader.close()
+        else:
+            self._readers.append(reader)
         return reader
 
     def snapshot(self) -> Record:
@@ -88,8 +93,15 @@ class RunHandle:
         state = snapshot(self.run, updated_at=ts)
         return {"event": "snapshot", "ts": ts, "run_id": self.run_id, "loop": self.loop.name, "state": state}
 
-    def cancel(self, by: TerminatedBy = "interrupted", signal: int = 0) -> None:
-        """End the run: its children get SIGTERM and the session's grace, its state stays current for a resume."""
+    def cancel(self, by: TerminatedBy = "interrupted", signal: int = 0, *, grace: float | None = None) -> None:
+        """End the run: its children get SIGTERM and the grace, its state stays current for a resume.
+
+        `grace` replaces the session's, in seconds; zero also ends the patience with those that were asked before.
+        """
+        if grace is not None and self.grace is not None:
+            self.grace.seconds = grace
+            if not grace:
+                self.grace.cut()
         if self.result is None and not self._scope.cancel_called:
             self._why = (by, signal)
             self._scope.cancel()

@@ -4,14 +4,17 @@
 until it is on the disk (a power cut loses nothing of that). Commits of all runs of a session share one thread hop.
 
 Every record has the keys `event`, `ts`, `run_id`, `loop`, its own fields, then `seq` and `crc` (CRC-32 of all that
-stands before it in the line). A line that was torn by a crash is cut off when the journal is opened again.
+stands before it in the line). A line that was torn by a crash is cut off when the journal is opened again. What the
+disk took only half of is cut off at once, and the journal takes nothing more.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -24,7 +27,7 @@ import anyio
 import anyio.abc
 
 from ..core.events import Event
-from ..errors import CannotCreateError, RefusedError, StorageError
+from ..errors import CannotCreateError, LoopError, RefusedError, StorageError
 
 NAME = "events.jsonl"
 Record = dict[str, Any]
@@ -49,21 +52,25 @@ def encode(record: Mapping[str, Any]) -> bytes:
     try:
         text = _encoder.encode(record)
     except ValueError:
-        text = _encoder.encode(_finite(record))
+        text = _encoder.encode(finite(record))
     body = text[:-1].encode(errors="backslashreplace")
     return b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value with texts in place of the numbers that JSON does not know."""
     if isinstance(value, float):
         return value if value - value == 0 else str(value)
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+        return {str(key): finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class Journal:
-    """One run's journal, open for appending. One process has it at a time (an exclusive `flock`)."""
+    """One run's journal, open for appending. One process has it at a time (an exclusive `flock`).
+
+    It may be closed and opened again in between; whoever appended meanwhile has taken the run over.
+    """
 
     def __init__(self, folder: Path, run_id: str, loop: str, listener: Listener, *, seq: int = 0) -> None:
         self.path = folder / NAME
@@ -73,10 +80,18 @@ class Journal:
         self._listener = listener
         self._held: list[Record] = []
         self._fd = -1
+        self._end = 0
+        self._broken = ""
         self.unsynced = False
+        self.unnamed = True
+        """Whether the file's name may be lost in a power cut."""
+
+    def continue_at(self, end: int, seq: int) -> None:
+        """Go on with a journal that was read: it has `end` bytes, and `seq` is its last record's number."""
+        self._end, self.seq, self.unnamed = end, seq, False
 
     def open(self) -> None:
-        """Open the file, making it if need be. RefusedError if another process has it."""
+        """Open the file, making it if need be. RefusedError if another process has it, or had it since."""
         try:
             fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -86,7 +101,20 @@ class Journal:
         except OSError as error:
             os.close(fd)
             raise RefusedError(f"run {self.run_id} is in use by another process") from error
+        if os.fstat(fd).st_size != self._end:
+            os.close(fd)
+            raise RefusedError(f"run {self.run_id} was taken over by somebody else a moment ago")
         self._fd = fd
+
+    def cut(self, torn: int) -> None:
+        """Cut off a torn last line of `torn` bytes, and say so."""
+        os.ftruncate(self._fd, self._end - torn)
+        self._end -= torn
+        self.append("journal_repaired", {"bytes": torn})
+
+    @property
+    def is_open(self) -> bool:
+        return self._fd >= 0
 
     @property
     def fd(self) -> int:
@@ -109,12 +137,14 @@ class Journal:
             self.append(event.name, event.fields, ts=ts, loop=event.loop, depth=event.depth)
 
     def flush(self) -> None:
-        """Write what was added. StorageError if the disk refuses."""
-        if not self._held:
+        """Write what was added. StorageError if the disk refuses, or has refused before."""
+        held, self._held = self._held, []
+        if self._broken:
+            raise StorageError(self._broken)
+        if not held:
             return
         if self._fd < 0:
             self.open()
-        held, self._held = self._held, []
         data = b"".join(map(encode, held))
         self.unsynced = True
         try:
@@ -122,86 +152,129 @@ class Journal:
             while written < len(data):
                 written += os.write(self._fd, data[written:])
         except OSError as error:
-            raise StorageError(f"cannot write {self.path}: {error.strerror}") from error
+            with suppress(OSError):
+                os.ftruncate(self._fd, self._end)  # half a record must never stand before another
+            raise self.give_up(f"cannot write {self.path}: {error.strerror}") from error
+        self._end += len(data)
         for record in held:
             self._listener(record)
 
+    def give_up(self, why: str) -> StorageError:
+        """Take nothing more: the disk failed. Returns the error to raise."""
+        self._broken = why
+        return StorageError(why, hint="once the disk is well, `ll-loop resume` goes on from the last record")
+
     def close(self) -> None:
         """Close the file; idempotent. What was not flushed is written, if the disk takes it."""
-        with suppress(StorageError):
+        with suppress(LoopError):
             self.flush()
         if self._fd >= 0:
-            os.close(self._fd)
+            with suppress(OSError):
+                os.close(self._fd)
             self._fd = -1
 
 
-@dataclass(slots=True)
+FAST = 0.001
+"""Seconds below which a sync is shorter than the way to a thread and back, so that it is done at once."""
+
+
+@dataclass(slots=True, eq=False)
 class _Round:
-    """One group commit: the journals in it, and how it went."""
+    """One group commit: the journals in it, and how it went. `turn` wakes the task that is to lead it."""
 
     journals: list[Journal] = field(default_factory=list)
+    turn: anyio.Event = field(default_factory=anyio.Event)
     done: anyio.Event = field(default_factory=anyio.Event)
-    error: OSError | None = None
+    errors: dict[Journal, OSError] = field(default_factory=dict)
+    took: float = 0.0
 
 
 class Committer:
-    """Group commit: all journals that ask while the disk is busy are synced together in the next round."""
+    """Group commit: all journals that ask while the disk is busy are synced together in the next round.
 
-    def __init__(self) -> None:
+    The first to ask leads its round: it makes the thread hop for all. While the disk answers in less than `fast`
+    seconds there is no hop: it would take longer than the sync.
+    """
+
+    def __init__(self, fast: float = FAST) -> None:
+        self.rounds = 0
+        self._fast = fast
         self._next: _Round | None = None
+        self._busy = False
+        self._took = fast
         self._limiter = anyio.CapacityLimiter(1)
-        self._wake = anyio.Event()
-        self._closing = False
 
     async def commit(self, journal: Journal) -> None:
-        """Return when all that was appended to `journal` is on the disk. StorageError if it cannot be."""
+        """Return when all that was appended to `journal` is on the disk. StorageError if it cannot be.
+
+        It is not cut off by cancellation: a sync under way cannot be taken back.
+        """
         journal.flush()
         if not journal.unsynced:
             return
-        if self._next is None:
-            self._next = _Round()
-            self._wake.set()
+        with anyio.CancelScope(shield=True):
+            errors = await self._synced(journal)
+        error = errors.get(journal)
+        if error is not None:
+            raise journal.give_up(f"cannot sync {journal.path}: {error.strerror}") from error
+
+    async def _synced(self, journal: Journal) -> Mapping[Journal, OSError]:
         group = self._next
+        if group is None:
+            group = self._next = _Round()
+            group.journals.append(journal)
+            return await self._lead(group)
         if journal not in group.journals:
             group.journals.append(journal)
         await group.done.wait()
-        if group.error is not None:
-            raise StorageError(f"cannot sync {journal.path}: {group.error.strerror}")
+        return group.errors
 
-    async def serve(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Do the rounds, until `close`. A round under way is never cut off."""
-        task_status.started()
-        with anyio.CancelScope(shield=True):  # runs that are being cancelled still close their books; `close` ends it
-            await self._rounds()
+    async def _lead(self, group: _Round) -> Mapping[Journal, OSError]:
+        if self._busy:
+            await group.turn.wait()
+        self._busy, self._next = True, None
+        self.rounds += 1
+        targets = [_target(one) for one in group.journals]
+        try:
+            if self._took < self._fast and not any(unnamed for _, _, unnamed in targets):
+                _sync(group, targets)
+            else:
+                await anyio.to_thread.run_sync(_sync, group, targets, limiter=self._limiter)
+            self._took = group.took
+        except BaseException:  # the event loop itself is being torn down: nobody may believe in this round
+            group.errors = dict.fromkeys(group.journals, OSError(errno.EINTR, "the sync was cut off"))
+            raise
+        finally:
+            self._hand_over(group)
+        return group.errors
 
-    async def _rounds(self) -> None:
-        while not (self._closing and self._next is None):
-            if self._next is None:
-                await self._wake.wait()
-            self._wake = anyio.Event()
-            group, self._next = self._next, None
-            if group is None:
-                continue
-            for journal in group.journals:
-                journal.unsynced = False
-            group.error = await anyio.to_thread.run_sync(
-                _sync, [journal.fd for journal in group.journals], limiter=self._limiter
-            )
-            group.done.set()
-
-    def close(self) -> None:
-        """Let `serve` return once nothing is left to do."""
-        self._closing = True
-        self._wake.set()
+    def _hand_over(self, group: _Round) -> None:
+        group.done.set()
+        self._busy = self._next is not None
+        if self._next is not None:
+            self._next.turn.set()
 
 
-def _sync(fds: list[int]) -> OSError | None:
-    for fd in fds:
+def _target(journal: Journal) -> tuple[Journal, int, bool]:
+    """What a round has to sync of a journal; what comes from now on is the next round's."""
+    unnamed, journal.unsynced, journal.unnamed = journal.unnamed, False, False
+    return journal, journal.fd, unnamed
+
+
+def _sync(group: _Round, targets: list[tuple[Journal, int, bool]]) -> None:
+    start = time.perf_counter()
+    folders: set[Path] = set()
+    for journal, fd, unnamed in targets:
         try:
             _datasync(fd)
-        except OSError as error:
-            return error
-    return None
+            if unnamed:
+                folders |= {journal.path.parent, journal.path.parent.parent}
+        except OSError as error:  # of a journal closed meanwhile nobody asks any more
+            group.errors[journal] = error
+    group.took = time.perf_counter() - start
+    for folder in folders:
+        with suppress(OSError):  # not every file system can do it, and the data are safe
+            sync_folder(folder)
 
 
 _datasync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
@@ -264,9 +337,3 @@ def decode(line: bytes) -> Record | None:
         return None
     record: Record = json.loads(body + b"}")
     return record
-
-
-def cut_torn_end(path: Path, text: JournalText) -> None:
-    """Cut off a torn last line, so that the next record begins on a line of its own."""
-    if text.torn:
-        os.truncate(path, text.good)

@@ -30,6 +30,7 @@ from ..core.effects import (
     Sleep,
 )
 from ..core.failures import MARKERS, marked_lines
+from ..errors import CannotCreateError, StorageError
 from ..files.library import Library
 from . import files
 from .journal import Journal
@@ -97,7 +98,7 @@ class Actions:
     async def _run(self, action: RunAction) -> ActionDone:
         if action.prompt:
             return ActionDone(1, stderr=NO_HOST)
-        hearer = _Hearer(self._journal, self._log)
+        hearer = _Hearer(self._journal, self._log, action)
         try:
             with _script(action.text) as path:
                 command = Command(
@@ -135,7 +136,7 @@ class _script:  # noqa: N801 - reads as a statement
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._path = path
         try:
-            os.write(fd, self._data)
+            _write_all(fd, self._data)
         finally:
             os.close(fd)
         return path
@@ -147,16 +148,17 @@ class _script:  # noqa: N801 - reads as a statement
 class _Hearer:
     """Writes a child's output down while it comes: lines to the journal, every byte to the log."""
 
-    def __init__(self, journal: Journal, log: Path) -> None:
+    def __init__(self, journal: Journal, log: Path, action: RunAction) -> None:
         self.marked: list[str] = []
         self._journal = journal
         self._log = log
+        self._action = action
         self._fd = -1
 
     def lines(self, batch: list[str]) -> None:
-        append = self._journal.append
+        append, loop, depth = self._journal.append, self._action.loop, self._action.depth
         for line in batch:
-            append("action_output", {"line": line.rstrip()})
+            append("action_output", {"line": line.rstrip()}, loop=loop, depth=depth)
         self._journal.flush()
         text = "\n".join(batch)
         if len(self.marked) < MOST_MARKED and any(marker in text for marker in MARKERS):
@@ -164,13 +166,30 @@ class _Hearer:
 
     def raw(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
         if self._fd < 0:
-            self._fd = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        os.write(self._fd, data)
+            self._fd = _opened(self._log)
+        try:
+            _write_all(self._fd, data)
+        except OSError as error:
+            raise StorageError(f"cannot write {self._log}: {error.strerror}") from error
 
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _opened(log: Path) -> int:
+    try:
+        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CannotCreateError(f"cannot create {log}: {error.strerror}") from error
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    """A nearly full disk takes a part, and tells only when it is asked for the rest."""
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, data[written:])
 
 
 def _done(ended: Finished, marked: list[str], cwd: str) -> ActionDone:

@@ -20,7 +20,7 @@ PATHS_A_CALL = 200
 def load_loop(library: Library, name: str, beside: str, env: Mapping[str, str]) -> Loaded | LoadFailed:
     """A sub-loop by name, or why there is none."""
     try:
-        loop = library.load(name, beside=Path(beside) if beside else None).loop
+        loop = library.load(name, beside=Path(beside).parent if beside else None).loop
     except LoopError as error:
         return LoadFailed(str(error))
     return Loaded(loop, named_env(loop, env))

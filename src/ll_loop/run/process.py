@@ -607,10 +607,17 @@ class _Child:
                     await self.watch.turn()
                 quiet = pause.cancelled_caught
 
+    async def end(self, tree: _Tree) -> tuple[Identity, ...]:
+        """End the tree and take in its last words; shielded, bounded. Returns the unkillable."""
+        unkillable = await _end(tree, self.watch)
+        with anyio.CancelScope(shield=True):  # `drain` has its own bound
+            await self.drain()
+        return unkillable
+
     def finish(self) -> None:
         """Hand over what is incomplete and stop listening."""
-        self._open.close()
         self.out.finish()
+        self._open.close()
 
     def mute(self) -> None:
         """Go on reading, so that the child can write and end, but tell the sink nothing."""
@@ -633,6 +640,7 @@ class _Child:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._popen.wait(0.1)
             self.reap()
+            tree.look()  # reaps the others
 
 
 def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
@@ -648,10 +656,15 @@ class Spawner:
 
     Within its `with` block this process is a sub-reaper: orphans of its children come to it, and are ended.
     `unkillable` lists what could not be ended, cancelled commands included.
+
+    With `sole`, no one else in this process starts children in sessions of their own: then those that nothing
+    identifies are orphans as well (a daemon that dropped its marker, or was over before anyone looked).
+    Without it, as in a notebook, they may be the host's and are left alone.
     """
 
-    def __init__(self, grace: Grace | None = None, *, signals: Signals | None = None) -> None:
+    def __init__(self, grace: Grace | None = None, *, sole: bool = False, signals: Signals | None = None) -> None:
         self.grace = grace or Grace()
+        self._sole = sole
         self.unkillable: list[Identity] = []
         self._signals = signals or Signals()
         self._live: dict[int, Identity] = {}
@@ -692,6 +705,7 @@ class Spawner:
         and the pipes are closed on them.
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
+        cancelled = anyio.get_cancelled_exc_class()
         try:
             child = _Child(command, sink)
         except (OSError, ValueError) as error:
@@ -705,7 +719,7 @@ class Spawner:
         except GeneratorExit:  # nothing can be awaited any more: `close` kills
             raise
         except BaseException as error:
-            if not isinstance(error, anyio.get_cancelled_exc_class()):
+            if not isinstance(error, cancelled):
                 child.mute()
             await self._cut_down(child, tree)
             raise
@@ -715,7 +729,7 @@ class Spawner:
 
     async def _finish(self, command: Command, child: _Child, tree: _Tree) -> Finished:
         kind = await child.wait(command.timeout, command.idle_timeout)
-        unkillable = await _end(tree, child.watch) if kind else ()
+        unkillable = await child.end(tree) if kind else ()
         if not kind:
             await child.drain()
         child.finish()
@@ -742,7 +756,7 @@ class Spawner:
     async def _cut_down(self, child: _Child, tree: _Tree) -> None:
         if child.exit_code is not None:  # it had ended, and so had what it left
             return
-        self.unkillable.extend(await _end(tree, child.watch))
+        self.unkillable.extend(await child.end(tree))
         child.reap()
         child.finish()
 
@@ -767,15 +781,28 @@ class Spawner:
                 continue
             ours = row.session == leader.pid
             if row.zombie:
-                if ours or row.session in self._live or row.session in self._kept:
+                if ours or row.session in self._live or row.session in self._kept or self._is_unknown(row):
                     _reap(pid)
-            elif ours or self._is_stray(row, marker):
+            elif ours or (self._is_elsewhere(row) and procs.carries(row.identity, marker)):
                 yield row.identity
 
-    def _is_stray(self, row: procs.Row, marker: str) -> bool:
-        if row.session in self._live or row.session in self._kept or row.session == os.getsid(0):
-            return False
-        return procs.carries(row.identity, marker)
+    async def end_strays(self) -> tuple[Identity, ...]:
+        """End orphans that nothing ties to a command; for the end of a session, and only if it is `sole`.
+
+        Returns those that were found. Bounded and shielded like all ending.
+        """
+        rows = filter(None, map(procs.read_row, procs.adopted_pids()))
+        strays = [row.identity for row in rows if row.pid not in self._live and self._is_unknown(row)]
+        if strays:
+            tree = _Tree(None, self.grace, live=self._live, kept=self._kept, signals=self._signals)
+            self.unkillable.extend(await self._end_leftovers(strays, tree))
+        return tuple(strays)
+
+    def _is_unknown(self, row: procs.Row) -> bool:
+        return self._sole and self._is_elsewhere(row)
+
+    def _is_elsewhere(self, row: procs.Row) -> bool:
+        return not (row.session in self._live or row.session in self._kept or row.session == os.getsid(0))
 
     def _tree(self, leader: Identity, command: Command, grace: Grace | None) -> _Tree:
         return _Tree(

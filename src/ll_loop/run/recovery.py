@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,47 +47,73 @@ class StoredRun:
     @property
     def owner(self) -> Identity:
         """The process that last worked on it."""
-        last = self._last("run_resumed") or self.created
-        return identity_from(last["owner"])
+        return identity_from(self._claim["owner"])
+
+    @property
+    def socket(self) -> str:
+        """Where that process listens (`ll_loop.run.control`); empty if nowhere."""
+        return str(self._claim.get("socket", ""))
 
     @property
     def is_alive(self) -> bool:
-        return not self.is_finished and procs.is_alive(self.owner)
+        return self._ended_by is None and procs.is_alive(self.owner)
 
     @property
     def completed(self) -> Record | None:
-        """The last `loop_complete` of the run itself, unless it was resumed after that."""
-        for record in reversed(self.text.records):
-            if record["event"] == "loop_complete" and "depth" not in record:
-                return record
-            if record["event"] == "run_resumed":
-                return None
-        return None
+        """The last `loop_complete` of the run itself, unless somebody has taken the run up again after that."""
+        last = self._last("loop_complete", "run_claimed", "run_resumed")
+        return last if last is not None and last["event"] == "loop_complete" else None
 
     @property
-    def is_finished(self) -> bool:
-        return self.completed is not None
+    def withdrawn(self) -> Record | None:
+        """How the last process gave the run up before it could go on, if that is what happened."""
+        last = self._last("run_withdrawn", "run_claimed", "run_resumed")
+        return last if last is not None and last["event"] == "run_withdrawn" else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was ended, by itself or by somebody; what was killed is not over."""
+        return self._ended_by is not None
 
     @property
     def status(self) -> str:
         """The status word; a run whose owner died is `interrupted`, one that never began `queued`."""
-        completed = self.completed
-        if completed is not None:
-            return status_word(completed)
-        began = self._last("run_started") is not None
-        if procs.is_alive(self.owner):
-            return "running" if began else "queued"
-        return "interrupted"
+        ended = self._ended_by
+        if ended is not None:
+            return status_word(ended)
+        if not procs.is_alive(self.owner):
+            return "interrupted"
+        last = self._last("run_created", "run_claimed", "run_started", "run_resumed")
+        return "running" if last and last["event"] in ("run_started", "run_resumed") else "queued"
 
     @property
     def is_resumable(self) -> bool:
-        completed = self.completed
-        if completed is None:
+        ended = self._ended_by
+        if ended is None:
             return not procs.is_alive(self.owner)
-        return completed["terminated_by"] in RESUMABLE and status_word(completed) != "failed"
+        return ended["terminated_by"] in RESUMABLE and status_word(ended) != "failed"
 
-    def _last(self, name: str) -> Record | None:
-        return next((record for record in reversed(self.text.records) if record["event"] == name), None)
+    @property
+    def is_capped(self) -> bool:
+        """Whether it ended at its step cap, so that it can only go on with a higher one."""
+        return self.completed is not None and self.completed["terminated_by"] == "max_steps"
+
+    @property
+    def _ended_by(self) -> Record | None:
+        return self.completed or self.withdrawn
+
+    @property
+    def _claim(self) -> Record:
+        return self._last("run_created", "run_claimed") or self.created
+
+    def _last(self, *names: str) -> Record | None:
+        """The last record of one of these names; of `loop_complete`, only the run's own count."""
+        return next((one for one in reversed(self.text.records) if one["event"] in names and "depth" not in one), None)
+
+    @property
+    def end(self) -> int:
+        """How many bytes the journal had when it was read."""
+        return self.text.good + self.text.torn
 
     def children(self) -> list[Identity]:
         """The leaders of the actions that it started."""
@@ -97,7 +125,7 @@ class StoredRun:
 
 
 def status_word(completed: Mapping[str, Any]) -> str:
-    """The status that follows from a `loop_complete` record."""
+    """The status that follows from a `loop_complete` or `run_withdrawn` record."""
     match completed["terminated_by"]:
         case "terminal":
             return "failed" if completed["failure_terminal"] else "completed"
@@ -168,14 +196,20 @@ def find_run(runs: Path, wanted: str) -> StoredRun:
     raise NotFoundError(f"no such run: {wanted}", hint="`ll-loop history` lists them")
 
 
-def resumable_runs(runs: Path, wanted: str | None) -> list[StoredRun]:
-    """The runs that a `resume` means: one by id, a loop's newest that can go on, or the last batch's unfinished."""
+def resumable_runs(runs: Path, wanted: str | None, *, capped: bool = False) -> list[StoredRun]:
+    """The runs that a `resume` means: one by id, a loop's newest that can go on, or the last batch's unfinished.
+
+    Of a batch, those that ended at their step cap count only if `capped`.
+    """
     if wanted is None or wanted == LATEST:
-        return _last_unfinished(runs)
+        return _last_unfinished(runs, capped)
     ids = run_ids(runs)
     of_batch = [run for run in stored_runs(runs, ids) if run.batch == wanted]
     if of_batch:
-        return [run for run in of_batch if run.is_resumable]
+        unfinished = [run for run in of_batch if run.is_resumable and (capped or not run.is_capped)]
+        if not unfinished:
+            raise NotFoundError(f"there is nothing to resume of {wanted}", hint="`ll-loop history` lists the runs")
+        return unfinished
     of_loop = [run for run in stored_runs(runs, ids) if run.loop == wanted]
     if of_loop:
         candidates = [run for run in of_loop if run.is_resumable][-1:]
@@ -183,16 +217,35 @@ def resumable_runs(runs: Path, wanted: str | None) -> list[StoredRun]:
     return [find_run(runs, wanted)]
 
 
-def _last_unfinished(runs: Path) -> list[StoredRun]:
+def _last_unfinished(runs: Path, capped: bool) -> list[StoredRun]:
     found: list[StoredRun] = []
     for run in stored_runs(runs, reversed(run_ids(runs))):
         if found and run.batch != found[0].batch:
             break
-        if run.is_resumable:
+        if run.is_resumable and (capped or not run.is_capped):
             found.append(run)
     if not found:
         raise NotFoundError("there is nothing to resume", hint="`ll-loop history` lists the runs")
     return sorted(found, key=lambda run: (run.created["index"], run.run_id))
+
+
+def marker_of(run_id: str) -> str:
+    """What the environment of a run's actions holds, to know them by when their run is dead."""
+    return f"LL_LOOP_RUN_ID={run_id}"
+
+
+def left_alive(run: StoredRun) -> list[Identity]:
+    """The orphans that a dead process of the run left behind."""
+    since = datetime.fromisoformat(run.created["ts"]).timestamp()
+    return procs.orphans_of(marker_of(run.run_id), run.children(), since)
+
+
+def forget(folder: Path) -> None:
+    """Remove the folder of a run that never began. What is not ours in it stays, and the folder with it."""
+    with suppress(OSError):
+        (folder / journal.NAME).unlink(missing_ok=True)
+        (folder / "artifacts").rmdir()
+        folder.rmdir()
 
 
 # --- rebuilding --------------------------------------------------------------------------------------------
@@ -200,7 +253,7 @@ def _last_unfinished(runs: Path) -> list[StoredRun]:
 
 def rebuild(run: StoredRun, library: Library) -> tuple[Loop, Replayed]:
     """The loop of a run and the run itself, from its journal. Errors say why it cannot go on."""
-    if run.is_alive:
+    if run.is_alive and run.owner != procs.own_identity():  # what is ours is told by the lock on its journal
         raise RefusedError(f"run {run.run_id} is still running (process {run.owner.pid})")
     completed = run.completed
     if completed is not None and not run.is_resumable:

@@ -80,6 +80,11 @@ class RunResult:
             document["worktree"] = dict(self.worktree)
         return document
 
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> RunResult:
+        """The result that `to_json` gave, as far as it told."""
+        return cls(**document)
+
 
 def new_run_id(loop: str) -> str:
     """A sortable, random id: UTC time to the second, the loop's name, 32 random bits."""

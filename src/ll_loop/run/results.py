@@ -7,21 +7,37 @@ from typing import Any
 
 from ..core.endings import exit_code_of, status_of
 from ..core.machine import RESUMABLE
-from ..core.model import Ending
-from ..errors import LoopError
+from ..core.model import Ending, TerminatedBy
+from ..errors import LoopError, RefusedError, StorageError
 from .handle import RunHandle
 from .request import RunResult
 from .worktree import Kept
 
 
+def cause_of(handle: RunHandle, error: BaseException | None) -> tuple[TerminatedBy, int, str | None]:
+    """Why a run is cut off: by whom, by which signal, with which error."""
+    match error:
+        case None:
+            return *handle.why, None
+        case RefusedError():
+            return "queue_timeout", 0, str(error)
+        case LoopError():
+            return "error", 0, str(error)
+        case _:
+            return "internal_error", 0, f"{type(error).__name__}: {error}"
+
+
 def result_of(handle: RunHandle, error: BaseException | None) -> RunResult:
     """The result of a run that is over; `error` is what ended it from outside the machine."""
-    run = handle.run
+    by, signal, text = cause_of(handle, error)
+    run, ending = handle.run, handle.run.ending if handle.run else None
+    if run is None and handle.replayed is not None:
+        run = handle.replayed.run  # taken up again, but ended before it could go on
     if run is None:
         return _result_without_run(handle, error)
-    ending = run.ending or Ending(handle.why[0], run.root.state, signal=handle.why[1])
+    ending = ending or Ending(by, run.root.state, signal=signal)
     if error is not None:
-        ending = replace(ending, by="internal_error" if not isinstance(error, LoopError) else "error", error=str(error))
+        ending = replace(ending, by=by, error=text)
     return RunResult(
         run_id=handle.run_id,
         loop=handle.loop.name,
@@ -35,14 +51,14 @@ def result_of(handle: RunHandle, error: BaseException | None) -> RunResult:
         failure_terminal=ending.failure_terminal,
         error=ending.error,
         hint=error.hint if isinstance(error, LoopError) else "",
-        resumable=ending.by in RESUMABLE and status_of(ending) != "failed",
+        resumable=isinstance(error, StorageError) or (ending.by in RESUMABLE and status_of(ending) != "failed"),
         worktree=_worktree_of(handle),
     )
 
 
 def _result_without_run(handle: RunHandle, error: BaseException | None) -> RunResult:
-    by, signal = handle.why
-    ending = Ending("internal_error" if error else by, "", signal=signal)
+    by, signal, text = cause_of(handle, error)
+    ending = Ending(by, "", signal=signal)
     known = isinstance(error, LoopError)
     return RunResult(
         run_id=handle.run_id,
@@ -54,7 +70,7 @@ def _result_without_run(handle: RunHandle, error: BaseException | None) -> RunRe
         exit_code=error.exit_code if isinstance(error, LoopError) else exit_code_of(ending),
         duration_ms=0,
         run_dir=f"{handle.artifacts}/",
-        error=str(error) if error else None,
+        error=text,
         hint=error.hint if isinstance(error, LoopError) else "",
         resumable=error is None and handle.journal.seq > 0,
     )

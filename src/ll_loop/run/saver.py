@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from typing import Any
 
 import anyio
 
 from ..core.snapshot import snapshot
 from . import files
 from .handle import RunHandle
-from .journal import now, plain
+from .journal import finite, now, plain
 
 SAVE_EVERY = 0.25
 """Seconds between two looks at whose file is out of date."""
@@ -41,14 +42,22 @@ class StateSaver:
                 await anyio.sleep(SAVE_EVERY)
                 self._news = anyio.Event()
                 for handle in [one for one in self._handles if one.dirty and one.result is None]:
-                    await self.save(handle)
+                    with anyio.CancelScope(shield=True):  # a write that was begun must not end later than we do
+                        await self.save(handle)
 
     async def save(self, handle: RunHandle) -> None:
-        """Write one run's file now, if it has begun."""
-        if handle.run is None:
-            return
-        handle.dirty = False
-        document = snapshot(handle.run, updated_at=now())
-        with suppress(OSError):
-            text = json.dumps(document, indent=1, ensure_ascii=False, default=plain)
-            await files.replace_text(handle.folder / "state.json", text)
+        """Write one run's file now, if it has begun. Saves of one run take turns, so that the last one stays."""
+        async with handle.saving:
+            if handle.run is None:
+                return
+            handle.dirty = False
+            document = snapshot(handle.run, updated_at=now())
+            with suppress(OSError):
+                await files.replace_text(handle.folder / "state.json", _text(document))
+
+
+def _text(document: dict[str, Any]) -> str:
+    try:
+        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False, default=plain)
+    except ValueError:
+        return json.dumps(finite(document), indent=1, ensure_ascii=False, default=plain)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -31,10 +30,11 @@ from ..files.library import Library
 from . import procs, recovery
 from .admission import Admission
 from .bus import Bus, Reader
+from .control import Control
 from .engine import Clock, Engine
 from .git import Gate
 from .handle import RunHandle
-from .journal import Committer, cut_torn_end, now
+from .journal import Committer, now
 from .locks import Locks, folds_case, normalise
 from .mirror import Mirror
 from .perform import Actions
@@ -42,7 +42,7 @@ from .probes import named_env, read_head
 from .process import Grace, Spawner, end_tree
 from .recovery import StoredRun, identity_to_json
 from .request import Request, new_run_id
-from .results import kept_to_json, result_of
+from .results import cause_of, kept_to_json, result_of
 from .saver import StateSaver
 from .worktree import Kept, Lease, WorktreeRecord, Worktrees
 
@@ -93,6 +93,9 @@ class Session:
         self._worktrees = Worktrees(self.project, gate=Gate(), env=self.env, spawner=self._spawner)
         self._committer = Committer()
         self._saver = StateSaver(self.handles)
+        self._control = Control(self.handles)
+        self._ended_by: tuple[TerminatedBy, int] | None = None
+        self._services: anyio.abc.TaskGroup | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._life: AbstractAsyncContextManager[None] | None = None
 
@@ -114,21 +117,22 @@ class Session:
 
     @asynccontextmanager
     async def _living(self) -> AsyncIterator[None]:
-        failure: Exception | None = None
+        failure: BaseException | None = None
         with self._spawner if self._subreaper else nullcontext():
-            async with anyio.create_task_group() as services:
-                await services.start(self._committer.serve)
-                services.start_soon(self._saver.serve)
+            async with anyio.create_task_group() as self._services:
+                self._services.start_soon(self._saver.serve)
                 try:
                     async with anyio.create_task_group() as self._tasks:
                         try:
                             yield
-                        except Exception as error:  # noqa: BLE001 - raised again below, without a group around it
+                        except anyio.get_cancelled_exc_class():
+                            raise
+                        except BaseException as error:  # noqa: BLE001 - raised again below, without a group around it
                             failure = error
                             self._tasks.cancel_scope.cancel()
                 finally:
                     self._tasks = None
-                    self._committer.close()
+                    self._control.close()
                     self._saver.close()
                     self.bus.close()
         if failure is not None:
@@ -164,10 +168,23 @@ class Session:
 
     def launch(self, handle: RunHandle) -> RunHandle:
         """Start a prepared run. RefusedError if its scope is held and it may not queue."""
-        self._admission.take_place(handle)
-        if handle.request.queue:
-            self._write_down(handle)
-        self._begin_task(handle)
+        if self._tasks is None or self._services is None:
+            raise RuntimeError("a Session must be entered (`async with Session(...)`) before it can start runs")
+        self._control.listen(self._services)
+        try:
+            self._admission.take_place(handle)
+            if handle.stored is not None:
+                self._take_over(handle, handle.stored)
+            elif handle.request.queue:
+                self._write_down(handle)
+        except BaseException:
+            self._admission.give_up(handle)
+            handle.journal.close()
+            raise
+        self.handles.append(handle)
+        self._tasks.start_soon(self._run, handle, name=handle.run_id)
+        if self._ended_by is not None:
+            handle.cancel(*self._ended_by)
         return handle
 
     def prepare(self, request: Request) -> RunHandle:
@@ -194,12 +211,6 @@ class Session:
     def _paths(self, loop: Loop, context: Mapping[str, Any], base: Path) -> tuple[str, ...]:
         return tuple(str(path) for path in normalise(_scope(loop, context), base))
 
-    def _begin_task(self, handle: RunHandle) -> None:
-        if self._tasks is None:
-            raise RuntimeError("a Session must be entered (`async with Session(...)`) before it can start runs")
-        self.handles.append(handle)
-        self._tasks.start_soon(self._run, handle, name=handle.run_id)
-
     def _write_down(self, handle: RunHandle) -> None:
         """Make the run's folder and its first record: from here on, a killed session can be resumed."""
         if handle.journal.seq:
@@ -208,7 +219,6 @@ class Session:
             handle.folder.mkdir(parents=True, mode=0o700)
             handle.artifacts.mkdir(mode=0o700)
         except OSError as error:
-            self._admission.give_up(handle)
             raise CannotCreateError(f"cannot create {handle.artifacts}: {error.strerror}") from error
         loop = handle.loop
         handle.journal.append(
@@ -222,9 +232,15 @@ class Session:
                 "env": named_env(loop, self.env),
                 "batch": self.batch,
                 "index": handle.index,
-                "owner": identity_to_json(self._identity),
+                **self._claim(),
             },
         )
+        self._announce(handle)
+
+    def _claim(self) -> dict[str, Any]:
+        return {"owner": identity_to_json(self._identity), "socket": self._control.path}
+
+    def _announce(self, handle: RunHandle) -> None:
         handle.journal.flush()
         if handle.ticket is not None and not handle.ticket.granted:
             handle.journal.close()  # a thousand waiting runs must not hold a thousand files
@@ -237,41 +253,67 @@ class Session:
         Raises RefusedError when it lives, has ended for good, or ended at its step cap and `max_steps` does not
         raise it; `ReplayError` when its loop was changed.
         """
+        return self.resume_all([stored], max_steps=max_steps)[0]
+
+    def resume_all(self, stored: Iterable[StoredRun], *, max_steps: int | None = None) -> list[RunHandle]:
+        """Go on with all of these runs or, if one of them cannot, with none: see `resume`."""
+        taken: list[RunHandle] = []
+        try:
+            for run in stored:
+                taken.append(self._reopened(run, max_steps))
+                taken[-1].journal.open()
+        except BaseException:
+            for handle in taken:
+                handle.journal.close()
+            raise
+        try:
+            return [self.launch(handle) for handle in taken]
+        finally:
+            for handle in taken:
+                if handle not in self.handles:
+                    handle.journal.close()
+
+    def _reopened(self, stored: StoredRun, max_steps: int | None) -> RunHandle:
         loop, replayed = recovery.rebuild(stored, self.library)
-        completed = stored.completed
-        if completed is not None and completed["terminated_by"] == "max_steps" and not _raises(replayed, max_steps):
+        created = stored.created
+        loop = machine.with_overrides(loop, created["overrides"])
+        if stored.is_capped and not _raises(replayed, max_steps):
+            steps = replayed.run.root.iteration if replayed.run else 0
             raise RefusedError(
                 f"run {stored.run_id} ended at its step cap and would end there again",
-                hint=f"raise it: --max-steps {completed['iterations'] + loop.max_steps}",
+                hint=f"raise it: --max-steps {steps + loop.max_steps}",
             )
-        created = stored.created
         request = Request.from_json(created["request"])
         handle = RunHandle(self.runs, self.bus, stored.run_id, loop, request, created["index"])
         handle.stored, handle.replayed, handle.raised_cap = stored, replayed, max_steps
-        handle.context = created["context"]
-        handle.journal.seq = stored.text.records[-1]["seq"]
-        handle.journal.open()
+        handle.context, handle.since = created["context"], created["ts"]
+        handle.journal.continue_at(stored.end, stored.text.records[-1]["seq"])
         handle.worktree = _planned_worktree(stored)
-        cut_torn_end(handle.journal.path, stored.text)
-        if stored.text.torn:
-            handle.journal.append("journal_repaired", {"bytes": stored.text.torn})
-        handle.paths = self._paths(loop, handle.context, handle.worktree.project if handle.worktree else self.project)
-        self._admission.take_place(handle)
-        self._begin_task(handle)
+        if not request.worktree:
+            handle.paths = self._paths(loop, handle.context, self.project)
         return handle
+
+    def _take_over(self, handle: RunHandle, stored: StoredRun) -> None:
+        """From here on the run is ours, for everybody to see, also while it waits."""
+        if stored.text.torn:
+            handle.journal.cut(stored.text.torn)
+        handle.journal.append("run_claimed", self._claim())
+        self._announce(handle)
 
     # --- ending --------------------------------------------------------------------------------------------
 
     def shut_down(self, signal: int = 0, by: TerminatedBy = "interrupted") -> None:
-        """End every run: the first call gives children the grace, the second none. Never waits."""
-        if any(handle.scope.cancel_called for handle in self.handles if handle.result is None):
+        """End every run, those that are started later at once: the first call gives children the grace, the
+        second none. Never waits."""
+        again, self._ended_by = self._ended_by is not None, self._ended_by or (by, signal)
+        if again:
             self._grace.cut()
         for handle in self.handles:
-            handle.cancel(by, signal)
+            handle.cancel(by, signal, grace=0 if again else None)
 
     @property
     def is_ending(self) -> bool:
-        return any(handle.scope.cancel_called for handle in self.handles)
+        return self._ended_by is not None
 
     def reader(self) -> Reader:
         """The records of all runs: a snapshot of each first, then every record from there on."""
@@ -290,9 +332,22 @@ class Session:
             error = unknown
             self._note_defect(handle, unknown)
         finally:
+            result = result_of(handle, error)
+            self._close_books(handle, error)
             self._admission.give_up(handle)
-            handle.finish(result_of(handle, error))
-            handle.journal.close()
+            handle.finish(result)
+
+    def _close_books(self, handle: RunHandle, error: BaseException | None) -> None:
+        """Say in the journal how a run left that never began; one that was refused leaves no trace."""
+        journal = handle.journal
+        never_ended = handle.run is None or handle.run.ending is None
+        refused = isinstance(error, RefusedError) and handle.stored is None and handle.run is None
+        if never_ended and journal.seq and not refused:
+            by, signal, text = cause_of(handle, error)
+            journal.append("run_withdrawn", {"terminated_by": by, "signal": signal, "error": text})
+        journal.close()
+        if refused:
+            recovery.forget(handle.folder)
 
     async def _admitted_run(self, handle: RunHandle) -> None:
         async with self._admission.admitted(handle):
@@ -325,6 +380,8 @@ class Session:
                 handle.journal.append("worktree_finished", left)
 
     async def _drive(self, handle: RunHandle, cwd: Path) -> None:
+        failure: Exception | None = None
+        handle.grace = Grace(self._grace.seconds)
         spent = handle.stored.spent() if handle.stored else 0.0
         handle.engine = engine = Engine(
             handle.journal,
@@ -337,6 +394,7 @@ class Session:
                 cwd=cwd,
                 env=self._env_of(handle),
                 run_id=handle.run_id,
+                grace=handle.grace,
             ),
             Clock(spent),
             self._random,
@@ -346,11 +404,16 @@ class Session:
             await self._sweep(handle)
             decision, ts = self._first_decision(handle, engine, cwd)
             await engine.drive(decision, ts)
+        except Exception as error:
+            failure = error
+            raise
         finally:
             with anyio.move_on_after(CLOSING, shield=True):
-                by, signal = handle.why
-                await engine.close(by, signal=signal)
-                await self._saver.save(handle)
+                try:
+                    by, signal, text = cause_of(handle, failure)
+                    await engine.close(by, signal=signal, error=text)
+                finally:
+                    await self._saver.save(handle)
 
     def _first_decision(self, handle: RunHandle, engine: Engine, cwd: Path) -> tuple[machine.Decision, str]:
         ts = now()
@@ -365,25 +428,27 @@ class Session:
         at = max(replayed.at, replayed.run.at)
         journal.append(
             "run_resumed",
-            {"at": at, "started": replayed.started, "max_steps": handle.raised_cap,
-             "owner": identity_to_json(self._identity)},
+            {"at": at, "started": replayed.started, "max_steps": handle.raised_cap},
             ts=ts,
-        )  # fmt: skip
+        )
         return machine.resume(replayed.run, at, ts, started=replayed.started, max_steps=handle.raised_cap), ts
 
     async def _sweep(self, handle: RunHandle) -> None:
         """End what a killed process of this run left alive, before anything of it runs again."""
         if handle.stored is None:
             return
-        marker = f"LL_LOOP_RUN_ID={handle.run_id}"
-        leaders = handle.stored.children()
-        since = datetime.fromisoformat(handle.stored.created["ts"]).timestamp()
-        left = procs.orphans_of(marker, leaders, since)
+        left = recovery.left_alive(handle.stored)
         if left:
-            unkillable = await end_tree(None, left, grace=self._grace, marker=marker)
-            handle.journal.append(
-                "swept", {"ended": [one.pid for one in left], "unkillable": [one.pid for one in unkillable]}
+            unkillable = await end_tree(
+                None, left, grace=handle.grace or self._grace, marker=recovery.marker_of(handle.run_id)
             )
+            alive = [one.pid for one in unkillable]
+            handle.journal.append("swept", {"ended": [one.pid for one in left], "unkillable": alive})
+            if alive:
+                pids = ", ".join(map(str, alive))
+                raise RefusedError(
+                    f"run {handle.run_id} cannot go on: process(es) {pids} of its last attempt still live"
+                )
 
     def _note_defect(self, handle: RunHandle, error: Exception) -> None:
         with suppress(OSError):

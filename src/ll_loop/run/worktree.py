@@ -17,7 +17,7 @@ import shutil
 import stat
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -241,7 +241,8 @@ class Worktrees:
             await self._fill(where, record)
         except BaseException:
             if ours:
-                with anyio.move_on_after(_DISCARD_SECONDS, shield=True):
+                # a failure here must not hide the first one; `finish` and `leftovers` still find the rest
+                with suppress(LoopError, OSError), anyio.move_on_after(_DISCARD_SECONDS, shield=True):
                     await self._discard(where, record)
             raise
         return record.project
@@ -279,7 +280,9 @@ class Worktrees:
         try:
             where = await self._locate(Path(record.repo))
             return await self._settle(where, record)
-        except (_NotSavedError, LoopError, OSError) as error:
+        except OSError as error:
+            return _kept_in_place(record, f"{error.filename or 'saving it'}: {error.strerror}")
+        except (_NotSavedError, LoopError) as error:
             return _kept_in_place(record, str(error))
 
     @asynccontextmanager

@@ -1,0 +1,31 @@
+"""`ll-loop` and `python -m ll_loop`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    _occupy_standard_streams()
+    try:
+        from .cli import border  # here, so that a Ctrl-C in these first milliseconds is no traceback either
+
+        code = border.main(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _occupy_standard_streams() -> None:
+    """Open what the caller has closed (`>&-`), lest a journal get number 1 and the display be written into it."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+if __name__ == "__main__":
+    main()

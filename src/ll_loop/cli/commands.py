@@ -1,0 +1,200 @@
+"""The commands as the command line knows them: names, options, help.
+
+What they do is in modules that are imported when a command runs: `ll_loop.api` costs more than `--help` may.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncclick as click
+
+from . import options
+
+if TYPE_CHECKING:
+    from .runs import Wishes
+
+SCENARIOS = ("all-pass", "all-fail", "all-error", "first-fail", "alternating")
+
+
+# --- running -----------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("name")
+@click.argument("input", required=False)
+@options.start
+@options.display
+@options.project
+async def run(name: str, input: str | None, dry_run: bool, **given: Any) -> int:  # noqa: A002
+    """Run the loop NAME, a name of `ll-loop list` or a file.
+
+    INPUT sets the loop's input; a JSON object sets several context values.
+    """
+    from . import runs
+
+    wishes = _wishes(given)
+    request = runs.request_of(name, input, **given)
+    return runs.show_plans([request], wishes) if dry_run else await runs.run([request], wishes)
+
+
+@click.command("run-many")
+@click.argument("names", nargs=-1, required=True)
+@options.start
+@options.jobs
+@click.option("--fail-fast", is_flag=True, help="End the others when one does not end well.")
+@options.display
+@options.project
+async def run_many(names: tuple[str, ...], dry_run: bool, **given: Any) -> int:
+    """Run many loops at once; those whose scopes overlap take turns in the order given.
+
+    A NAME may be a pattern such as `lint-*`.
+    """
+    from . import runs
+
+    wishes = _wishes(given, many=True)
+    given["queue"] = True
+    requests = [runs.request_of(name, None, **given) for name in runs.names_of(names, wishes)]
+    return runs.show_plans(requests, wishes) if dry_run else await runs.run(requests, wishes)
+
+
+@click.command()
+@click.argument("wanted", metavar="[RUN|LOOP|BATCH]", required=False)
+@options.max_steps
+@options.jobs
+@options.display
+@options.project
+async def resume(wanted: str | None, max_steps: int | None, **given: Any) -> int:
+    """Go on with runs that were interrupted: one, or all that the last session left unfinished."""
+    from . import runs
+
+    return await runs.resume(wanted, max_steps, _wishes(given))
+
+
+def _wishes(given: dict[str, Any], *, many: bool = False) -> Wishes:
+    """Take out of the options what tells how to run and to report."""
+    from .runs import Wishes
+
+    names = ("project", "as_json", "events", "quiet", "grace", "jobs", "fail_fast")
+    return Wishes(**{name: given.pop(name) for name in names if name in given}, many=many)
+
+
+# --- runs on the disk --------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("wanted", metavar="[RUN|LOOP]", required=False)
+@click.option("--all", "everything", is_flag=True, help="Stop every run of the project, or of the LOOP.")
+@click.option("--grace", type=click.FloatRange(min=0), metavar="SECONDS", help="How long its action has to end.")
+@options.as_json
+@options.project
+async def stop(wanted: str | None, everything: bool, grace: float | None, as_json: bool, project: Path | None) -> int:
+    """Stop runs, in whichever process they are; others beside them go on. They can be resumed."""
+    from . import past
+
+    return await past.stop(wanted, everything, grace, as_json, project)
+
+
+@click.command()
+@click.argument("wanted", metavar="[RUN|LOOP]", required=False)
+@options.as_json
+@options.project
+async def status(wanted: str | None, as_json: bool, project: Path | None) -> int:
+    """Say where runs are: all that are not over, or one, be it over or not.
+
+    With --json: an array, or with RUN one object.
+    """
+    from . import past
+
+    return await past.status(wanted, as_json, project)
+
+
+@click.command()
+@click.argument("wanted", metavar="[LOOP|RUN]", required=False)
+@click.option(
+    "-n", "--tail", type=click.IntRange(min=0), default=50, show_default=True, metavar="N",
+    help="Only the last N runs or events; 0 means all.",
+)  # fmt: skip
+@click.option("-e", "--event", "kind", metavar="TYPE", help="Only events of this type.")
+@click.option("-s", "--state", metavar="NAME", help="Only events of this state.")
+@click.option("-v", "--verbose", is_flag=True, help="Also what actions printed.")
+@options.as_json
+@options.project
+async def history(
+    wanted: str | None, tail: int, kind: str | None, state: str | None, verbose: bool, as_json: bool,
+    project: Path | None,
+) -> int:  # fmt: skip
+    """List the runs of the project, or of a LOOP, newest first; or the events of a RUN."""
+    from . import past
+
+    return past.history(wanted, past.Filter(kind, state, verbose, tail), as_json, project)
+
+
+# --- loops -------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True)
+@options.as_json
+@options.project
+async def validate(names: tuple[str, ...], as_json: bool, project: Path | None) -> int:
+    """Check loop files and say everything that is wrong with them.
+
+    A NAME may be a pattern such as `lint-*`. Warnings do not make a loop wrong.
+    """
+    from . import look
+
+    return look.validate(names, as_json, project)
+
+
+@click.command("list")
+@click.option("--builtin", is_flag=True, help="Only the built-in loops.")
+@click.option("-c", "--category", help="Only loops of this category.")
+@click.option("--label", "labels", multiple=True, help="Only loops with this label. May be given again: any of them.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Also internal loops, examples and drafts.")
+@options.as_json
+@options.project
+async def list_loops(
+    builtin: bool, category: str | None, labels: tuple[str, ...], everything: bool, as_json: bool, project: Path | None
+) -> int:
+    """List the loops that can be run: the project's own, then the built-in ones."""
+    from . import look
+
+    return look.list_loops(look.Wanted(builtin, category, labels, everything), as_json, project)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--mermaid", is_flag=True, help="Print a Mermaid state diagram.")
+@options.as_json
+@options.project
+async def show(name: str, mermaid: bool, as_json: bool, project: Path | None) -> int:
+    """Show what a loop is made of."""
+    from . import look
+
+    return look.show(name, mermaid, as_json, project)
+
+
+@click.command()
+@click.argument("name")
+@click.argument("input", required=False)
+@click.option(
+    "--scenario", type=click.Choice(SCENARIOS), help="How actions end; asked for each on a terminal, else all-pass."
+)
+@options.max_steps
+@options.context
+@options.as_json
+@options.project
+async def simulate(
+    name: str,
+    input: str | None,  # noqa: A002
+    scenario: Any,
+    as_json: bool,
+    project: Path | None,
+    **given: Any,
+) -> int:
+    """Walk through a loop without running anything: how would it go if ...?"""
+    from . import look
+
+    return look.simulate(name, input, scenario, as_json, project, **given)

@@ -1,0 +1,119 @@
+"""What went wrong, in a few lines for people or a document for programs, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import textwrap
+import traceback
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import asyncclick as click
+
+from ..errors import DefinitionError, LoopError, NotFoundError, Problem
+from .forms import problem_to_json, text_of
+from .terminal import STDERR, STDOUT, look_at, say
+
+USAGE, INTERNAL = 64, 70
+
+
+def complain(error: BaseException, words: list[str], commands: Sequence[str], *, runs: bool) -> int:
+    """Say what went wrong with the command line `words`, and return its exit code.
+
+    With `--json` there is a document on stdout too; it has the key `runs` where that of a success would have it.
+    """
+    code, message, hint, problems = _explain(_leaf(error), words, commands)
+    if not message:
+        return code
+    lines = problem_lines(problems) if problems else [message] if code == 130 else _error_lines(message, hint)
+    say(*lines, fd=STDERR)
+    options = words[: words.index("--")] if "--" in words else words
+    if {"-j", "--json"} & set(options):
+        document: dict[str, Any] = {"code": code, "message": message, "hint": hint}
+        if problems:
+            document["problems"] = [problem_to_json(problem) for problem in problems]
+        say(text_of({**({"runs": []} if runs else {}), "error": document, "exit_code": code}, indent=None), fd=STDOUT)
+    return code
+
+
+def _leaf(error: BaseException) -> BaseException:
+    """The error that matters in a group of them."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [_leaf(inner) for inner in error.exceptions]
+    return max(leaves, key=lambda leaf: (isinstance(leaf, KeyboardInterrupt), not isinstance(leaf, LoopError)))
+
+
+def _explain(
+    error: BaseException, words: list[str], commands: Sequence[str]
+) -> tuple[int, str, str, Sequence[Problem]]:
+    match error:
+        case click.UsageError():
+            return USAGE, _usage_message(error), _usage_hint(error), ()
+        case click.ClickException():
+            return USAGE, error.format_message().rstrip("."), "", ()
+        case DefinitionError():
+            return error.exit_code, str(error), "", error.problems
+        case NotFoundError():
+            return error.exit_code, str(error), _command_hint(words, commands) or error.hint, ()
+        case LoopError():
+            return error.exit_code, str(error), error.hint, ()
+        case KeyboardInterrupt() | click.Abort():
+            return 130, "interrupted", "", ()
+        case BrokenPipeError():
+            return 0, "", "", ()
+        case _:
+            return INTERNAL, _defect(error), "this is a mistake in ll-loop: please report it with the lines above", ()
+
+
+def _usage_message(error: click.UsageError) -> str:
+    if isinstance(error, click.NoSuchOption):
+        command = error.ctx.command.name if error.ctx else ""
+        return f"`{command}` has no option `{error.option_name}`"
+    return error.format_message().rstrip(".")
+
+
+def _usage_hint(error: click.UsageError) -> str:
+    path = error.ctx.command_path if error.ctx else "ll-loop"
+    help_line = f"see `{path} --help`"
+    if isinstance(error, click.NoSuchOption) and error.possibilities:
+        return f"did you mean `{error.possibilities[0]}`? {help_line}"
+    return help_line
+
+
+def _command_hint(words: list[str], commands: Sequence[str]) -> str:
+    """Whether the first word, taken for a loop's name, is rather a mistyped command."""
+    if words[0] in commands:
+        return ""
+    near = difflib.get_close_matches(words[0], commands, n=1)
+    return f"did you mean the command `{near[0]}`?" if near else ""
+
+
+def _defect(error: BaseException) -> str:
+    """The whole story for a report, then one line of it as the message."""
+    traceback.print_exception(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def _error_lines(message: str, hint: str) -> list[str]:
+    first, *more = message.splitlines() or [""]
+    lines = [f"Error: {first}", *more, *([f"hint: {hint}"] if hint else [])]
+    return [part for line in lines for part in folded(line)]
+
+
+def folded(line: str) -> list[str]:
+    """A sentence as lines that fit the terminal on stderr, if there is one."""
+    width = look_at(STDERR, os.environ).width
+    if width is None or len(line) < width:
+        return [line]
+    return textwrap.wrap(line, max(20, width - 1), subsequent_indent="  ") or [""]
+
+
+def problem_lines(problems: Iterable[Problem]) -> Iterable[str]:
+    """Complaints as printed."""
+    for problem in problems:
+        for line in problem.lines():
+            yield from folded(line)

@@ -1,0 +1,82 @@
+"""Options that several commands share, and their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncclick as click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Texts = tuple[tuple[str, str], ...]
+
+
+class KeyValue(click.ParamType[tuple[str, str]]):
+    """`KEY=VALUE`, as a pair."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        key, mark, text = str(value).partition("=")
+        if not mark or not key.strip():
+            self.fail(f"{value!r} is not of the form KEY=VALUE", param, ctx)
+        return key.strip(), text
+
+
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several decorators as one; help lists them in the order given."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+project = click.option(
+    "--project",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="The project; by default the nearest folder with .loops at or above this one.",
+)
+as_json = click.option("-j", "--json", "as_json", is_flag=True, help="Print the result as JSON.")
+context = click.option(
+    "--context", "texts", type=KeyValue(), multiple=True, help="Set a context value. May be given again."
+)
+max_steps = click.option("-n", "--max-steps", type=click.IntRange(min=1), metavar="N", help="End after N steps.")
+jobs = click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Run at most N at a time.")
+
+display = together(
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON document about the results at the end."),
+    click.option("--events", is_flag=True, help="Print what happens as it happens, as JSON lines."),
+    click.option("--quiet", is_flag=True, help="Show no progress; what went wrong is still said."),
+    click.option(
+        "--grace", type=click.FloatRange(min=0), default=5.0, show_default=True, metavar="SECONDS",
+        help="How long actions have to end when the run is stopped.",
+    ),
+    click.option(
+        "--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True,
+        expose_value=False,  # `__main__` has read it: the loop of events runs already
+        help="What to run on.",
+    ),
+)  # fmt: skip
+
+start = together(
+    context,
+    max_steps,
+    click.option(
+        "--delay", type=click.FloatRange(min=0), metavar="SECONDS", help="Pause between steps."
+    ),
+    click.option("--dry-run", is_flag=True, help="Print the plan; start nothing, write nothing."),
+    click.option("--worktree", is_flag=True, help="Run in a git worktree of its own."),
+    click.option("-q", "--queue", is_flag=True, help="Wait while others hold the scope."),
+    click.option(
+        "--queue-timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait at most so long for the scope."
+    ),
+    click.option("--no-lock", is_flag=True, help="Take no scope at all."),
+)  # fmt: skip

@@ -1,0 +1,194 @@
+"""Runs on the disk, of this process or of any other, for the command line."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import api
+from ..api import StoredRun
+from ..errors import UsageError
+from . import report, words
+from .forms import results_to_json, text_of
+from .terminal import STDERR, STDOUT, columns, look_at, say
+
+Record = Mapping[str, Any]
+_RUN_ID = re.compile(r"latest$|\d{8}T\d{6}-")
+
+
+def _project(project: Path | None) -> Path:
+
+    return project or api.find_project(Path.cwd())
+
+
+def _print_table(rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> None:
+    look = look_at(STDOUT, os.environ)
+    for line in columns(rows, right=right):
+        say(look.fit(line))
+
+
+# --- status ------------------------------------------------------------------------------------------------
+
+
+async def status(wanted: str | None, as_json: bool, project: Path | None) -> int:
+    """Print where runs are: all that are not over, or one, be it over or not."""
+
+    where = _project(project)
+    found = await api.status(where, wanted)
+    if as_json:
+        documents = [{**api.stored_state(where, entry["run_id"]), **_as_state(entry)} for entry in found]
+        say(text_of(documents[0] if wanted is not None else documents))
+    elif wanted is not None:
+        _print_one(found[0], api.find_run(where / ".loops" / "runs", found[0]["run_id"]))
+    elif found:
+        head = ("loop", "status", "state", "step", "since", "run", "")
+        rows = [(e["loop"], e["status"], e["state"] or "-", str(e["step"]), _time(e["since"]), e["run_id"],
+                 f"waits for {e['waits_for']}" if e["waits_for"] else "") for e in found]  # fmt: skip
+        _print_table([head, *rows], right=(3,))
+    else:
+        say("no run is under way; `ll-loop history` lists those that are over", fd=STDERR)
+    return 0
+
+
+def _as_state(entry: Record) -> dict[str, Any]:
+    """What is known now, under the names of the state object."""
+    return {
+        "run_id": entry["run_id"],
+        "loop_name": entry["loop"],
+        "current_state": entry["state"],
+        "iteration": entry["step"],
+        "status": entry["status"],
+        "waits_for": entry["waits_for"],
+        "pid": entry["pid"] or None,
+    }
+
+
+def _print_one(entry: Record, run: StoredRun) -> None:
+    facts = [
+        ("Loop", entry["loop"]),
+        ("Run", entry["run_id"]),
+        ("Status", entry["status"]),
+        ("State", entry["state"] or "-"),
+        ("Step", str(entry["step"])),
+        ("Waits for", entry["waits_for"]),
+        ("Started", run.created["ts"]),
+        ("Updated", run.text.records[-1]["ts"]),
+        ("Process", str(entry["pid"] or "none")),
+        ("Log", str(run.folder / "output.log")),
+        ("Events", str(run.folder / "events.jsonl")),
+        ("Resume with", f"ll-loop resume {run.run_id}" if run.is_resumable else ""),
+    ]
+    look = look_at(STDOUT, os.environ)
+    for name, value in facts:
+        if value:
+            say(look.fit(f"{name}: {value}"))
+
+
+def _time(ts: str) -> str:
+    """A time as tables show it: UTC, to the second."""
+    return f"{ts[:10]} {ts[11:19]}Z"
+
+
+# --- history -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which events of a run to show: their type, their state, whether output lines too, and how many (0: all)."""
+
+    kind: str | None
+    state: str | None
+    verbose: bool
+    tail: int
+
+    def kept(self, records: Iterable[Record]) -> list[Record]:
+        return [record for record in records if self._wants(record)][-self.tail :]
+
+    def _wants(self, record: Record) -> bool:
+        name = record["event"]
+        if name != self.kind if self.kind else name == "action_output" and not self.verbose:
+            return False
+        return self.state is None or self.state in (record.get("state"), record.get("from"), record.get("to"))
+
+
+def history(wanted: str | None, chosen: Filter, as_json: bool, project: Path | None) -> int:
+    """Print the runs of the project or of a loop, or the events of a run."""
+
+    where = _project(project)
+    is_run = wanted is not None and _RUN_ID.match(wanted)
+    found = [] if is_run else api.history(where, wanted, limit=chosen.tail or None)
+    if wanted is not None and not found:
+        run = api.find_run(where / ".loops" / "runs", wanted)
+        kept = chosen.kept(filter(api.is_public, run.text.records))
+        if as_json:
+            say(text_of([{key: value for key, value in record.items() if key != "crc"} for record in kept]))
+        else:
+            _print_events(kept)
+        return 0
+    if chosen.kind or chosen.state:
+        raise UsageError("--event and --state need a run", hint="say which: `ll-loop history RUN --event TYPE`")
+    if as_json:
+        say(text_of([_summary(run) for run in found]))
+    else:
+        _print_runs(found)
+    return 0
+
+
+def _summary(run: StoredRun) -> dict[str, Any]:
+    entered = [record for record in run.text.records if record["event"] == "state_enter" and "depth" not in record]
+    completed = run.completed
+    return {
+        "run_id": run.run_id,
+        "loop": run.loop,
+        "status": run.status,
+        "terminated_by": completed["terminated_by"] if completed else None,
+        "started_at": run.created["ts"],
+        "iterations": completed["iterations"] if completed else entered[-1]["iteration"] if entered else 0,
+        "duration_ms": int(run.spent() * 1000),
+    }
+
+
+def _print_runs(runs: list[StoredRun]) -> None:
+
+    if not runs:
+        say("no runs yet", fd=STDERR)
+        return
+    rows = [("loop", "status", "started", "steps", "time", "run")]
+    for one in map(_summary, runs):
+        took = words.seconds(one["duration_ms"] / 1000)
+        rows.append((one["loop"], one["status"], _time(one["started_at"]), str(one["iterations"]), took, one["run_id"]))
+    _print_table(rows, right=(3, 4))
+
+
+def _print_events(records: Iterable[Record]) -> None:
+
+    look = look_at(STDOUT, os.environ)
+    for record in records:
+        indent = "  " * record.get("depth", 0)
+        line = f"{record['ts'][11:19]}Z  {record['event']:<16}  {indent}{words.detail(record)}"
+        say(look.fit(line.rstrip()))
+
+
+# --- stop --------------------------------------------------------------------------------------------------
+
+
+async def stop(wanted: str | None, everything: bool, grace: float | None, as_json: bool, project: Path | None) -> int:
+    """Stop runs and say how they ended."""
+
+    if wanted is None and not everything:
+        raise UsageError("say which run to stop, or --all", hint="`ll-loop status` lists those under way")
+    results = await api.stop(_project(project), wanted, all=everything, grace=grace)
+    if as_json:
+        say(text_of(results_to_json(results, 0), indent=None))
+        return 0
+    if not results:
+        say("nothing is running", fd=STDERR)
+    look = look_at(STDERR, os.environ)
+    for result in results:
+        for line in report.of_one(result, None, look):
+            say(line, fd=STDERR)
+    return 0

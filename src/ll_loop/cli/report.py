@@ -1,0 +1,134 @@
+"""What is said when runs are over: how each ended, why, and what to do next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import words
+from .terminal import Look, cells, clean, columns, cut, pad
+
+if TYPE_CHECKING:
+    from ..api import RunResult
+
+LAST_LINES = 5
+MOST_REASONS = 10
+Record = Mapping[str, Any]
+
+
+def of_one(result: RunResult, failing: Record | None, look: Look, *, quiet: bool = False) -> Iterator[str]:
+    """The last lines about a single run. When `quiet`, nothing about a run that went well."""
+    if quiet and result.ok:
+        return
+    steps, took = words.plural(result.iterations, "step"), words.seconds(result.duration_ms / 1000)
+    if result.terminated_by == "refused":
+        yield from map(look.fit, (f"Error: {result.error}", *([f"hint: {result.hint}"] if result.hint else ())))
+        return
+    ending = words.placed(words.ending_of(result), result.final_state)
+    sentence = f"{ending} {'in' if ending == 'done' else 'after'} {steps}, {took}"
+    yield _headline(sentence, f"run {result.run_id}", result.ok, look)
+    yield from map(look.fit, _reasons(result, failing))
+    yield from _next_steps(result, look)
+
+
+def _headline(sentence: str, right: str, ok: bool, look: Look) -> str:
+    width = (look.width or 0) - 1
+    colour = "green" if ok else "red"
+    if width < 0:
+        return f"{sentence}  {right}"
+    if cells(sentence) + cells(right) + 2 > width:
+        return f"{look.paint(look.fit(sentence), colour)}\n{look.fit(right)}"
+    return look.paint(sentence, colour) + pad("", width - cells(sentence) - cells(right)) + right
+
+
+def _reasons(result: RunResult, failing: Record | None) -> Iterator[str]:
+    if result.error:
+        yield from (f"  {clean(line)}" for line in result.error.splitlines() if line.strip())
+    if result.hint:
+        yield f"  hint: {result.hint}"
+    if result.terminated_by == "internal_error":
+        yield f"  the whole story: {result.run_dir.rstrip('/').removesuffix('artifacts')}internal-error.log"
+    if failing is not None and not result.ok and result.terminated_by not in ("interrupted", "user_stopped"):
+        yield f"  {failing['state']}: {words.exit_words(failing['exit_code'])}"
+        for stream, key in (("stdout", "output_preview"), ("stderr", "stderr_preview")):
+            for line in (failing.get(key) or "").splitlines()[-LAST_LINES:]:
+                yield f"    {stream}: {clean(line)}"
+
+
+def _next_steps(result: RunResult, look: Look) -> Iterator[str]:
+    if result.resumable:
+        yield _resume_command(result, look)
+    yield from _worktree_lines(result)
+
+
+def _worktree_lines(result: RunResult) -> Iterator[str]:
+    if result.worktree.get("kept"):
+        yield f"kept the worktree ({result.worktree['reason']}): {result.worktree['path']}"
+        yield from (f"  {command}" for command in result.worktree["commands"])  # whole, to be copied
+
+
+def _resume_command(result: RunResult, look: Look) -> str:
+    """The command that goes on with a run: by its id, or by its loop's name where the id would not fit."""
+    more = f" --max-steps {result.iterations * 2}" if result.terminated_by == "max_steps" else ""
+    lines = [f"resume with: ll-loop resume {name}{more}" for name in (result.run_id, result.loop)]
+    return next((line for line in lines if look.width is None or cells(line) < look.width), lines[-1])
+
+
+def of_many(
+    results: Sequence[RunResult], failing: Mapping[str, Record], look: Look, *, quiet: bool = False
+) -> Iterator[str]:
+    """A table of all runs and a line of counts; when `quiet`, only those that did not go well."""
+    shown = [result for result in results if not (quiet and result.ok)]
+    if not shown:
+        return
+    yield from map(look.fit, _table(shown, look))
+    yield from _notices(shown, failing, look)
+    yield look.fit(_counts(results))
+    if any(result.resumable and result.terminated_by != "max_steps" for result in shown):
+        yield look.fit("resume what was interrupted with: ll-loop resume")
+
+
+def _table(results: Sequence[RunResult], look: Look) -> list[str]:
+    """A line a run. The ids go where the terminal is too narrow for them: cut, they would be of no use."""
+    head = ("", "loop", "ended", "state", "steps", "time", "run")
+    rows = [head, *(_row(result, look) for result in results)]
+    lines = columns(rows, right=(4, 5))
+    fits = look.width is None or max(map(cells, lines)) < look.width
+    return lines if fits else columns([row[:-1] for row in rows], right=(4, 5))
+
+
+def _notices(results: Sequence[RunResult], failing: Mapping[str, Record], look: Look) -> Iterator[str]:
+    """Why runs did not end well, the first few of them, and what was kept of any."""
+    told = 0
+    for result in results:
+        reasons = [] if result.ok else list(_reasons(result, failing.get(result.run_id)))
+        if reasons and told == MOST_REASONS:
+            reasons = [f"  see `ll-loop history {result.run_id}`"]
+        told += bool(reasons) and told < MOST_REASONS
+        lines = [look.fit(line) for line in reasons]
+        if result.terminated_by == "max_steps" and result.resumable:
+            lines.append(f"  {_resume_command(result, look)}")
+        lines += [f"  {line}" for line in _worktree_lines(result)]
+        if lines:
+            yield look.fit(f"{result.loop}:")
+            yield from lines
+
+
+def _row(result: RunResult, look: Look) -> tuple[str, ...]:
+    mark = look.glyphs.done if result.ok else look.glyphs.bad
+    room = max(8, (look.width or 120) // 4)
+    return (
+        mark,
+        cut(result.loop, room, look.glyphs.cut),
+        words.ending_of(result),
+        cut(result.final_state or "-", room, look.glyphs.cut),
+        str(result.iterations),
+        words.seconds(result.duration_ms / 1000),
+        result.run_id,
+    )
+
+
+def _counts(results: Sequence[RunResult]) -> str:
+    counts = Counter(words.ending_of(result) for result in results)
+    return f"{words.plural(len(results), 'run')}: " + ", ".join(f"{number} {word}" for word, number in counts.items())

@@ -1,0 +1,102 @@
+"""Running loops for the command line: start, show, say how it ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import api
+from ..api import Request, RunHandle, Session
+from .forms import text_of
+from .options import Texts
+from .plan import plan_lines, plan_to_json
+from .running import Outlook
+from .terminal import STDERR, STDOUT, look_at, say
+from .words import plural
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How the user wants to hear of runs, and how long they may take to end."""
+
+    project: Path | None = None
+    as_json: bool = False
+    events: bool = False
+    quiet: bool = False
+    grace: float = 5.0
+    jobs: int | None = None
+    fail_fast: bool = False
+    many: bool = False
+
+    @property
+    def where(self) -> Path:
+        """The project."""
+        return self.project or api.find_project(Path.cwd())
+
+
+def request_of(
+    name: str, input: str | None, *, texts: Texts, max_steps: int | None, delay: float | None,  # noqa: A002
+    worktree: bool, queue: bool, queue_timeout: float | None, no_lock: bool,
+) -> Request:  # fmt: skip
+    """What the options ask for. A time limit for waiting is a wish to wait."""
+    waits = queue or queue_timeout is not None
+    return Request(name, input, {}, texts, max_steps, delay, worktree, waits, queue_timeout, not no_lock)
+
+
+def names_of(patterns: Iterable[str], wishes: Wishes) -> list[str]:
+    """The loops that names and patterns mean."""
+    return api.expand(api.Library(wishes.where), patterns)
+
+
+async def run(requests: Sequence[Request], wishes: Wishes) -> int:
+    """Start all or none, and see them through."""
+
+    def start(session: Session) -> list[RunHandle]:
+        handles = api.start_all(session, requests)
+        if not wishes.quiet:
+            _mention_warnings(session.library, [request.name for request in requests])
+        return handles
+
+    return await _see_through(start, wishes)
+
+
+def _mention_warnings(library: api.Library, names: Iterable[str]) -> None:
+    """Say in one line that the loops have warnings; `validate` tells them."""
+    counts = {name: len(library.check(name)[1]) for name in dict.fromkeys(names)}
+    doubtful = [name for name, count in counts.items() if count]
+    if doubtful:
+        said = plural(sum(counts.values()), "warning")
+        only = len(doubtful) == 1
+        where, name = ("", doubtful[0]) if only else (f" in {len(doubtful)} loops", "NAME")
+        line = f"{said}{where}: see `ll-loop validate {name}`"
+        say(look_at(STDERR, os.environ).fit(line), fd=STDERR)
+
+
+async def resume(wanted: str | None, max_steps: int | None, wishes: Wishes) -> int:
+    """Go on with what is meant, and see it through."""
+    return await _see_through(lambda session: api.resume(session, wanted, max_steps=max_steps), wishes)
+
+
+async def _see_through(start: Callable[[Session], list[RunHandle]], wishes: Wishes) -> int:
+    """Start runs, show them until they have ended, and say how they ended."""
+    session = api.Session(wishes.where, jobs=wishes.jobs, grace=wishes.grace, subreaper=True)
+    async with session, api.signals(session):
+        outlook = Outlook(session, wishes)
+        results = await outlook.watch(start(session))
+    return outlook.tell(results)
+
+
+def show_plans(requests: Sequence[Request], wishes: Wishes) -> int:
+    """Print what would be run. Nothing is started, nothing is written."""
+    session = api.Session(wishes.where)
+    handles = [session.prepare(request) for request in requests]
+    if wishes.as_json:
+        say(text_of({"runs": [], "plans": [plan_to_json(handle) for handle in handles], "exit_code": 0}))
+        return 0
+    look = look_at(STDOUT, os.environ)
+    for handle in handles:
+        for line in plan_lines(handle, look):
+            say(line)
+    return 0

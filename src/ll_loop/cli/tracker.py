@@ -1,0 +1,240 @@
+"""What the runs of a session are doing, as far as their records tell: the display's memory, without any drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..core.effects import Sleep
+from . import words
+from .terminal import clean
+
+if TYPE_CHECKING:
+    from ..api import RunHandle, RunResult
+
+Record = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Step:
+    """One state entry. `since` is when it began, on the display's clock; `depth` counts sub-loops."""
+
+    state: str
+    number: int
+    since: float
+    depth: int = 0
+    action: str = ""
+    heard: str = ""
+    exit_code: int | None = None
+    verdict: str = ""
+    was_cut: bool = False
+
+    @property
+    def line(self) -> str:
+        """The last line that its action printed."""
+        return clean(self.heard)
+
+    @property
+    def is_good(self) -> bool | None:
+        """Whether it went well; None if it was cut off, or its verdict is a word of the loop's own."""
+        if self.was_cut:
+            return None
+        if self.verdict and self.verdict not in words.GOOD_VERDICTS:
+            return False if self.verdict in words.BAD_VERDICTS else None
+        return not self.exit_code if not self.verdict else True
+
+    @property
+    def outcome(self) -> str:
+        """Its result in a word or two: the exit code, else the verdict, unless it went well."""
+        if self.is_good:
+            return ""
+        if self.was_cut:
+            return "interrupted"
+        return words.exit_words(self.exit_code) or self.verdict
+
+
+@dataclass(slots=True)
+class Following:
+    """One run as the display sees it. `failing` is the last action that failed."""
+
+    handle: RunHandle
+    since: float
+    steps: list[Step] = field(default_factory=list)
+    count: int = 0
+    failing: Record | None = None
+    holder: str = ""
+    began: bool = False
+    ended: bool = False
+    stopped_at: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.handle.loop.name
+
+    @property
+    def step(self) -> Step | None:
+        """The innermost state under way."""
+        return self.steps[-1] if self.steps else None
+
+    @property
+    def waits(self) -> str:
+        """What it waits for, empty while it works."""
+        if self.handle.result is not None:
+            return ""
+        if not self.began:
+            return f"waits for {self.holder}" if self.handle.waits_for else "waits for its turn"
+        run = self.handle.run
+        effect = run.waiting if run is not None else None
+        return f"waits {words.seconds(effect.seconds)} ({effect.why})" if isinstance(effect, Sleep) else ""
+
+
+# --- what happened -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    run: Following
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    run: Following
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    run: Following
+    step: Step
+    target: str
+    seconds: float
+    ts: str
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    run: Following
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    run: Following
+    result: RunResult
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """A signal came: so many runs have the grace to end."""
+
+    runs: int
+
+
+Happening = Began | Waits | StepDone | Noted | Ended | Stopping
+
+
+class Tracker:
+    """Turns records into happenings. `clock` gives seconds and is only compared with itself."""
+
+    def __init__(self, handles: list[RunHandle], clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.runs = {handle.run_id: Following(handle, clock()) for handle in handles}
+        self._is_stopping = False
+
+    def take(self, record: Record) -> Iterator[Happening]:
+        """Take in one record; the happenings that people may want to hear of."""
+        run = self.runs.get(record["run_id"])
+        if run is None:
+            return
+        handler = _HANDLERS.get(record["event"])
+        if handler is not None:
+            yield from handler(self, run, record)
+        text = words.note(record)
+        if text:
+            yield Noted(run, text)
+
+    def hear(self, record: Record) -> None:
+        """Take note of an output line; called for each one as it is written, so it does next to nothing."""
+        run = self.runs.get(record["run_id"]) if record["event"] == "action_output" else None
+        if run is not None and run.steps and record["line"]:
+            run.steps[-1].heard = record["line"]
+
+    def look(self) -> Iterator[Happening]:
+        """What no record tells: runs that have ended (some never began), and a shutdown under way."""
+        unfinished = [run for run in self.runs.values() if not run.ended]
+        ending = [run for run in unfinished if run.handle.result is None and run.handle.why[1]]
+        if ending and not self._is_stopping:
+            self._is_stopping = True
+            yield Stopping(len(ending))
+        for run in unfinished:
+            if run.handle.result is not None:
+                run.ended, run.stopped_at = True, self.clock()
+                yield Ended(run, run.handle.result)
+
+    def _name_of(self, holder: str) -> str:
+        """A run of this session by its loop's name; others as they were told."""
+        known = self.runs.get(holder)
+        return known.name if known is not None else holder
+
+    # --- one handler an event ------------------------------------------------------------------------------
+
+    def _start(self, run: Following, record: Record) -> Iterator[Happening]:
+        if not run.began:
+            run.began, run.since = True, self.clock()
+            yield Began(run)
+
+    def _wait(self, run: Following, record: Record) -> Iterator[Happening]:
+        run.holder = ", ".join(self._name_of(part) for part in record["holder"].split(", "))
+        yield Waits(run, run.holder)
+
+    def _enter(self, run: Following, record: Record) -> Iterator[Happening]:
+        depth = record.get("depth", 0)
+        yield from self._leave(run, depth, "", record)
+        run.steps.append(Step(record["state"], record["iteration"], self.clock(), depth))
+        if not depth:
+            run.count = record["iteration"]
+
+    def _act(self, run: Following, record: Record) -> Iterator[Happening]:
+        if run.step is not None:
+            run.step.action = clean(record["action"].strip().partition("\n")[0])
+        return iter(())
+
+    def _acted(self, run: Following, record: Record) -> Iterator[Happening]:
+        if run.step is not None:
+            run.step.exit_code = record["exit_code"]
+        if record["exit_code"]:
+            run.failing = record
+        return iter(())
+
+    def _judge(self, run: Following, record: Record) -> Iterator[Happening]:
+        if run.step is not None:
+            run.step.verdict = record["verdict"]
+        return iter(())
+
+    def _route(self, run: Following, record: Record) -> Iterator[Happening]:
+        return self._leave(run, record.get("depth", 0), record["to"], record)
+
+    def _complete(self, run: Following, record: Record) -> Iterator[Happening]:
+        if record["terminated_by"] in ("interrupted", "user_stopped") and run.step is not None:
+            run.step.was_cut = run.step.exit_code is None
+        return self._leave(run, record.get("depth", 0), "", record)
+
+    def _leave(self, run: Following, depth: int, target: str, record: Record) -> Iterator[Happening]:
+        """End the steps at `depth` and below; only the one at `depth` has a target."""
+        while run.steps and run.steps[-1].depth >= depth:
+            step = run.steps.pop()
+            goes = target if step.depth == depth else ""
+            yield StepDone(run, step, goes, self.clock() - step.since, record["ts"])
+
+
+_HANDLERS: Mapping[str, Callable[[Tracker, Following, Record], Iterator[Happening]]] = {
+    "loop_start": Tracker._start,
+    "scope_waiting": Tracker._wait,
+    "state_enter": Tracker._enter,
+    "action_start": Tracker._act,
+    "action_complete": Tracker._acted,
+    "evaluate": Tracker._judge,
+    "route": Tracker._route,
+    "loop_complete": Tracker._complete,
+}

@@ -1,0 +1,136 @@
+"""What the command says: endings, durations and events in a few words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .terminal import clean
+
+if TYPE_CHECKING:
+    from ..api import RunResult
+
+GOOD_VERDICTS = frozenset({"yes", "target", "progress", "success"})
+BAD_VERDICTS = frozenset({"no", "error"})
+
+_ENDINGS: Mapping[str, str] = {
+    "terminal": "done",
+    "max_steps": "stopped: step limit",
+    "max_iterations_reached": "stopped: pass limit",
+    "timeout": "stopped: time limit",
+    "interrupted": "interrupted",
+    "user_stopped": "stopped: by the user",
+    "system_signal": "failed: a signal ended an action",
+    "handoff": "waiting to continue",
+    "cycle_detected": "stopped: cycle",
+    "stall_detected": "stopped: stall",
+    "error": "failed: error",
+    "no_route": "failed: no route",
+    "workdir_vanished": "failed: directory gone",
+    "queue_timeout": "refused",
+    "refused": "refused",
+    "internal_error": "failed: internal error",
+}
+
+
+def ending(by: str, *, failure: bool = False, asked: bool = False) -> str:
+    """How a run ended, named. `failure` is a failure terminal, `asked` a stop that the loop itself asked for."""
+    if asked:
+        return "stopped: the loop asked for it"
+    if failure:
+        return "failed" if by == "terminal" else f"failed after {_ENDINGS[by].removeprefix('stopped: ')}"
+    return _ENDINGS.get(by, by)
+
+
+def ending_of(result: RunResult) -> str:
+    """How a run ended, named."""
+    asked = result.terminated_by == "interrupted" and result.exit_code == 0
+    return ending(result.terminated_by, failure=result.failure_terminal, asked=asked)
+
+
+def placed(word: str, state: str) -> str:
+    """An ending with the state in which it came, where that says more."""
+    if word == "done" or not state:
+        return word
+    return f"failed: reached {state}" if word == "failed" else f"{word}, in {state}"
+
+
+def plural(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def seconds(value: float, *, whole: bool = False) -> str:
+    """A duration for people: `0.4s`, `12s`, `2m 05s`, `1h 02m`. `whole` leaves out tenths (for ticking clocks)."""
+    if value < 10 and not whole:
+        return f"{value:.1f}s"
+    minutes, rest = divmod(int(value), 60)
+    if not minutes:
+        return f"{rest}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s"
+
+
+def exit_words(code: int | None) -> str:
+    """An action's exit code in words, empty for a clean end."""
+    if not code:
+        return ""
+    if code == 124:
+        return "timed out"
+    return f"exit {code}" if code > 0 else f"killed by signal {-code}"
+
+
+# --- events ------------------------------------------------------------------------------------------------
+
+Words = Callable[[Mapping[str, Any]], str]
+
+_NOTES: Mapping[str, Words] = {
+    "warning": lambda r: f"warning: {r['message']}",
+    "action_error": lambda r: f"{r['state']}: {r['error']}",
+    "retry_exhausted": lambda r: f"{r['state']}: no more retries after {r['retries']}, going to {r['next']}",
+    "cycle_detected": lambda r: f"cycle: {r['from']} -> {r['to']} was taken {r['count']} times (limit {r['max']})",
+    "stall_detected": lambda r: f"stall: {r['state']} gave {r['verdict']} again and again; {r['action']}",
+    "max_steps_summary": lambda r: f"step limit reached, running {r['summary_state']}",
+    "max_iterations_reached_summary": lambda r: f"pass limit reached, running {r['summary_state']}",
+    "throttle_warn": lambda r: f"{r['state']} ran {r['count']} times in a row",
+    "throttle_hard": lambda r: f"{r['state']} ran {r['count']} times in a row, going to {r['next'] or 'the end'}",
+    "throttle_stop": lambda r: f"{r['state']} ran {r['count']} times in a row: stopped",
+    "prompt_size_warn": lambda r: f"{r['state']}: a prompt of {r['size']} characters",
+    "rate_limit_waiting": lambda r: f"{r['state']}: rate limit, retrying in {seconds(r['next_attempt_in'])}",
+    "rate_limit_exhausted": lambda r: f"{r['state']}: rate limit, gave up after {seconds(r['total_wait_seconds'])}",
+    "rate_limit_storm": lambda r: f"{r['state']}: rate limits {r['count']} times in a row",
+    "api_error_retry": lambda r: f"{r['state']}: server error, retrying in {seconds(r['backoff'])}",
+    "api_error_exhausted": lambda r: f"{r['state']}: server error, gave up after {plural(r['retries'], 'retry')}",
+    "handoff_detected": lambda r: f"{r['state']}: hands over to a later session",
+    "workdir_vanished": lambda r: f"{r['state']}: the directory {r['path']} is gone",
+    "worktree_created": lambda r: f"worktree {r['worktree']} on {r['branch']}",
+    "swept": lambda r: f"ended {plural(len(r['ended']), 'process')} that the last session left behind",
+}
+
+
+def note(record: Mapping[str, Any]) -> str:
+    """What a person should hear of an event that is no part of the usual course; empty for all others."""
+    words = _NOTES.get(record["event"])
+    return clean(words(record)) if words else ""
+
+
+_DETAILS: Mapping[str, Words] = {
+    "loop_start": lambda r: str(r["loop"]),
+    "loop_resume": lambda r: f"from {r['from_state']}  (step {r['iteration']})",
+    "loop_complete": lambda r: f"{r['final_state']}  {plural(r['iterations'], 'step')}  [{r['terminated_by']}]",
+    "state_enter": lambda r: f"{r['state']}  (step {r['iteration']})",
+    "action_start": lambda r: f"{clean(r['action'])}  [{'prompt' if r['is_prompt'] else 'shell'}]",
+    "action_output": lambda r: f"| {clean(r['line'])}",
+    "action_complete": lambda r: f"{exit_words(r['exit_code']) or 'ok'}  {seconds(r['duration_ms'] / 1000)}",
+    "evaluate": lambda r: f"{r['verdict']}  ({r['type']})",
+    "route": lambda r: f"{r['from']} -> {r['to']}",
+    "scope_waiting": lambda r: f"waits for {r['holder']}",
+}
+_COMMON = frozenset({"event", "ts", "run_id", "loop", "depth", "seq", "crc"})
+
+
+def detail(record: Mapping[str, Any]) -> str:
+    """An event's own fields, for the line of a history."""
+    words = _DETAILS.get(record["event"]) or _NOTES.get(record["event"])
+    if words is not None:
+        return clean(words(record))
+    return clean("  ".join(f"{key}={value}" for key, value in record.items() if key not in _COMMON))

@@ -1,0 +1,270 @@
+"""Walking through a loop without doing anything: the machine, and someone who says how every action ended.
+
+    events, run = play(loop, Script({"check": [1, 0]}).answer)
+
+Nothing here runs, waits or writes. Time stands still except for pauses, which take no time but are counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from . import machine
+from .effects import (
+    ActionDone,
+    Answer,
+    Effect,
+    Loaded,
+    LoadFailed,
+    LoadLoop,
+    Outcome,
+    Probed,
+    ProbeFile,
+    ProbePaths,
+    ProbeTree,
+    Rested,
+    RunAction,
+    Sleep,
+)
+from .events import Event
+from .frame import Run
+from .model import EMPTY, Classify, Convergence, Loop, OutputContains, OutputNumeric, State
+
+Perform = Callable[[Effect, Run], Answer]
+"""Says how an effect ended; the run shows where it is."""
+
+Said = int | str | ActionDone
+"""How an action ended: its exit code, what it printed (exit code 0), or all of it."""
+
+Scenario = Literal["all-pass", "all-fail", "all-error", "first-fail", "alternating"]
+Verdict = Literal["yes", "no", "error"]
+SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
+LONGEST = 10_000
+"""Answers after which a walk is given up."""
+
+
+def walk(
+    loop: Loop,
+    perform: Perform,
+    *,
+    context: Mapping[str, Any] = EMPTY,
+    env: Mapping[str, str] = EMPTY,
+    limit: int = LONGEST,
+) -> Generator[Event, None, Run]:
+    """Yield the events of a run as they come about; the generator's value is the run as it ended.
+
+    After `limit` answers the run is interrupted where it is.
+    """
+    decision = machine.begin(loop, context, env=env)
+    at = 0.0
+    for _ in range(limit):
+        yield from decision.events
+        effect = decision.effect
+        if effect is None:
+            return decision.run
+        at += effect.seconds if isinstance(effect, Sleep) else 0.0
+        decision = machine.advance(decision.run, Outcome(perform(effect, decision.run), at))
+    yield from decision.events
+    if decision.run.ending is None:
+        decision = machine.interrupt(decision.run, at, "")
+        yield from decision.events
+    return decision.run
+
+
+def play(
+    loop: Loop,
+    perform: Perform,
+    *,
+    context: Mapping[str, Any] = EMPTY,
+    env: Mapping[str, str] = EMPTY,
+    limit: int = LONGEST,
+) -> tuple[list[Event], Run]:
+    """All events of a run, and the run as it ended: see `walk`."""
+    events: list[Event] = []
+    walking = walk(loop, perform, context=context, env=env, limit=limit)
+    while True:
+        try:
+            events.append(next(walking))
+        except StopIteration as end:
+            return events, end.value
+
+
+# --- who says how actions end ------------------------------------------------------------------------------
+
+
+class Script:
+    """Answers by state: each state's answers in order, the last one again and again.
+
+    A state without answers does `otherwise`. `tree` and `files` are what probes see, `loops` the sub-loops by name.
+    `performed` holds every effect that was asked for.
+    """
+
+    def __init__(
+        self,
+        answers: Mapping[str, Said | Sequence[Said]] = EMPTY,
+        *,
+        otherwise: Said = 0,
+        tree: str | Sequence[str] = "unchanged",
+        files: Mapping[str, str] = EMPTY,
+        loops: Mapping[str, Loop] = EMPTY,
+    ) -> None:
+        self.performed: list[Effect] = []
+        self._answers = {state: _listed(said) for state, said in answers.items()}
+        self._otherwise = otherwise
+        self._tree = _listed(tree)
+        self._files = files
+        self._loops = loops
+        self._taken: dict[str, int] = {}
+
+    def answer(self, effect: Effect, run: Run | None = None) -> Answer:
+        """The answer to an effect; it takes no time."""
+        self.performed.append(effect)
+        match effect:
+            case RunAction(state=state):
+                return done(self._next(state, self._answers.get(state, (self._otherwise,))))
+            case ProbeTree():
+                return Probed(self._next("probe of the tree", self._tree))
+            case ProbeFile(path):
+                return Probed(self._files.get(path))
+            case ProbePaths():
+                return Probed(self._next("probe of paths", self._tree))
+            case LoadLoop(name):
+                found = self._loops.get(name)
+                return LoadFailed(f"no loop `{name}`") if found is None else Loaded(found)
+            case _:
+                return Rested()
+
+    def _next(self, key: str, answers: Sequence[Any]) -> Any:
+        index = self._taken.get(key, 0)
+        self._taken[key] = index + 1
+        return answers[min(index, len(answers) - 1)]
+
+
+def _listed(said: Any) -> Sequence[Any]:
+    return said if isinstance(said, Sequence) and not isinstance(said, str) else (said,)
+
+
+def done(said: Said) -> ActionDone:
+    """The full answer of an action that ended so."""
+    match said:
+        case ActionDone():
+            return said
+        case str():
+            return ActionDone(0, output=said)
+        case int():
+            return ActionDone(said)
+
+
+class Play:
+    """Answers by scenario: `all-pass`, `all-fail`, `all-error`, `first-fail`, `alternating` (pass, fail, pass, ...).
+
+    Where a state's verdict is read from its output, the output is made up to fit, as far as that can be done.
+    """
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._count = 0
+
+    def answer(self, effect: Effect, run: Run) -> Answer:
+        """The answer to an effect, given where the run is."""
+        match effect:
+            case RunAction():
+                self._count += 1
+                return self._act(run.top.current, self._verdict())
+            case ProbeTree() | ProbePaths():
+                return Probed("unchanged" if self._verdict() == "no" else f"change {self._count}")
+            case ProbeFile():
+                return Probed(None)
+            case LoadLoop(name):
+                return LoadFailed(f"no loop `{name}`")
+            case _:
+                return Rested()
+
+    def _verdict(self) -> Verdict:
+        match self._scenario:
+            case "all-pass":
+                return "yes"
+            case "all-fail":
+                return "no"
+            case "all-error":
+                return "error"
+            case "first-fail":
+                return "no" if self._count <= 1 else "yes"
+            case "alternating":
+                return "yes" if self._count % 2 else "no"
+
+    def _act(self, state: State, verdict: Verdict) -> ActionDone:
+        return ended_as(state, verdict)
+
+
+def ended_as(state: State, verdict: Verdict) -> ActionDone:
+    """An end of a state's action that leads to this verdict, if one can be made up."""
+    if verdict == "error":
+        return ActionDone(2, stderr="simulated error")
+    text = _output(state, good=verdict == "yes")
+    if text is not None:
+        return ActionDone(0, output=text)
+    return ActionDone(0 if verdict == "yes" else 1, output="simulated output")
+
+
+def _output(state: State, *, good: bool) -> str | None:
+    """What a state has to print for a good or a bad verdict; None if its output is not what counts."""
+    match state.evaluate.by if state.evaluate else None:
+        case OutputNumeric(operator, int() | float() as target, key):
+            above = operator in ("ne", "gt") if good else operator in ("eq", "le")
+            below = operator == "lt" if good else operator == "ge"
+            number = target + above - below
+            return f"{key}={number:g}" if key else f"{number:g}"
+        case OutputContains(pattern, negate):
+            return _sample(pattern) if good != negate else "simulated output"
+        case Convergence(int() | float() as target, direction):
+            return f"{target:g}" if good else f"{target + (1e6 if direction == 'minimize' else -1e6):g}"
+        case Classify():
+            return _word(state, good=good)
+        case _:
+            return None
+
+
+_CLASSES = (("\\d", "0"), ("\\s", " "), ("\\w", "a"), ("\\b", ""), ("\\.", "."))
+
+
+def _sample(pattern: str) -> str:
+    """A text in which the pattern is found, if a simple one will do."""
+    plain = pattern
+    for name, text in _CLASSES:
+        plain = plain.replace(name, text)
+    plain = re.sub(r"\(\?[^)]*\)|[\\^$()*+?]", "", plain)
+    candidates = (pattern, plain, plain.split("|")[0])
+    return next((text for text in candidates if _finds(pattern, text)), plain)
+
+
+def _finds(pattern: str, text: str) -> bool:
+    try:
+        return re.search(pattern, text) is not None
+    except re.error:
+        return pattern in text
+
+
+def _word(state: State, *, good: bool) -> str:
+    """The first word that a state routes, or the last."""
+    words = [word for word in (state.routes.table or state.routes.on) if not word.startswith("_") and word != "error"]
+    usual = "yes" if good else "no"
+    if usual in words or not words:
+        return usual
+    return words[0] if good else words[-1]
+
+
+@dataclass(slots=True)
+class Ask:
+    """Answers by asking: `ask` gets the state and its action and says which verdict to lead to."""
+
+    ask: Callable[[State, str], Verdict]
+
+    def answer(self, effect: Effect, run: Run) -> Answer:
+        """The answer to an effect, given where the run is."""
+        if isinstance(effect, RunAction):
+            return ended_as(run.top.current, self.ask(run.top.current, effect.text))
+        return Play("all-pass").answer(effect, run)

@@ -1,0 +1,380 @@
+"""How another process reaches the runs of this one: a private Unix socket, one JSON line each way.
+
+    {"stop": "<run id>", "grace": 2}    ends that run alone; answers with its result once it has ended
+    {"status": true}                    answers with where every run is
+
+The socket's path stands in each run's journal (`run_created`, `run_claimed`). What a dead process left is read from
+the journals alone. Nobody is signalled from here: a process ends its own children, and only those.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from ..core.endings import exit_code_of
+from ..core.model import Ending
+from ..errors import LoopError, RefusedError, UsageError
+from . import procs, recovery
+from .handle import RunHandle
+from .recovery import StoredRun
+from .request import RunResult
+
+LONGEST_REQUEST = 64 * 1024
+LONGEST_ANSWER = 64 * 1024 * 1024
+PATIENCE = 5.0
+"""Seconds that a peer has for saying what it wants, and that we wait for a snapshot."""
+LAST_WORDS = 1.0
+"""Seconds for answers under way when the session ends."""
+_BACKLOG = 16
+_SETTLE = 0.02
+_BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
+
+
+# --- in the process that runs ------------------------------------------------------------------------------
+
+
+class Control:
+    """The listening end. `path` is empty until `listen`, and stays so where no socket can be made."""
+
+    def __init__(self, runs: Sequence[RunHandle]) -> None:
+        self.path = ""
+        self._runs = runs
+        self._socket: socket.socket | None = None
+        self._asked = False
+        self._closed = False
+        self._hearing: set[anyio.CancelScope] = set()
+
+    def listen(self, services: anyio.abc.TaskGroup) -> None:
+        """Make the socket and serve it in `services` until `close`. Only the first call does anything.
+
+        Runs do not depend on it: if the system refuses, there is none.
+        """
+        if self._asked:
+            return
+        self._asked = True
+        try:
+            self._socket, self.path = _bind()
+        except OSError:
+            return
+        services.start_soon(self._serve, self._socket)
+
+    def close(self) -> None:
+        """Hear no more requests; answers under way are given yet."""
+        self._closed = True
+        for scope in self._hearing:
+            scope.cancel()
+
+    async def _serve(self, listening: socket.socket) -> None:
+        try:
+            with anyio.CancelScope(shield=True):  # runs that are being cancelled still answer; `close` ends it
+                async with anyio.create_task_group() as talks:
+                    with self._hears():
+                        while True:
+                            await anyio.wait_readable(listening)
+                            with suppress(OSError):
+                                talks.start_soon(self._talk, listening.accept()[0])
+                    talks.cancel_scope.deadline = anyio.current_time() + LAST_WORDS
+        finally:
+            listening.close()
+            _unlink(self.path)
+
+    @contextmanager
+    def _hears(self, seconds: float = math.inf) -> Iterator[None]:
+        """A scope that `close` ends, and time."""
+        with anyio.move_on_after(seconds) as scope:
+            self._hearing.add(scope)
+            if self._closed:
+                scope.cancel()
+            try:
+                yield
+            finally:
+                self._hearing.discard(scope)
+
+    async def _talk(self, connection: socket.socket) -> None:
+        with suppress(*_BROKEN):
+            async with await anyio.abc.UNIXSocketStream.from_socket(connection) as stream:
+                line = b""
+                with self._hears(PATIENCE):
+                    line = await _line(stream, LONGEST_REQUEST)
+                if line:
+                    await stream.send(_encoded(await self._answer(line)))
+
+    async def _answer(self, line: bytes) -> Mapping[str, Any]:
+        try:
+            request = json.loads(line)
+        except ValueError:
+            return {"error": "not JSON"}
+        match request:
+            case {"stop": str(run_id)}:
+                return await self._stop(run_id, request.get("grace"))
+            case {"status": True}:
+                return {"runs": [_entry(handle) for handle in self._runs]}
+            case _:
+                return {"error": "not a request"}
+
+    async def _stop(self, run_id: str, grace: object) -> Mapping[str, Any]:
+        handle = next((one for one in reversed(self._runs) if one.run_id == run_id), None)
+        if handle is None:
+            return {"error": f"no such run here: {run_id}"}
+        if grace is not None and (not isinstance(grace, int | float) or not grace >= 0):
+            return {"error": f"a grace is a number of seconds, not {grace!r}"}
+        handle.cancel("user_stopped", grace=None if grace is None else float(grace))
+        return {"result": (await handle.wait()).to_json()}
+
+
+def _entry(handle: RunHandle) -> dict[str, Any]:
+    root = handle.run.root if handle.run is not None else None
+    return {
+        "run_id": handle.run_id,
+        "loop": handle.loop.name,
+        "status": handle.status,
+        "state": root.state if root else "",
+        "step": root.iteration if root else 0,
+        "waits_for": handle.waits_for,
+        "since": handle.since,
+        "pid": os.getpid(),
+    }
+
+
+def _bind() -> tuple[socket.socket, str]:
+    folder = _private_folder()
+    _clear_away(folder)
+    path = str(folder / f"{os.getpid()}-{secrets.token_hex(8)}.sock")
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.setblocking(False)
+        listening.bind(path)  # nobody else can enter the folder, so nobody gets in before the next line
+        os.chmod(path, 0o600)
+        listening.listen(_BACKLOG)
+    except BaseException:
+        listening.close()
+        _unlink(path)
+        raise
+    return listening, path
+
+
+def _private_folder() -> Path:
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    folder = base / f"ll-loop-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+        return folder
+    return Path(tempfile.mkdtemp(prefix="ll-loop-", dir=base))  # somebody else was here first
+
+
+def _clear_away(folder: Path) -> None:
+    """Remove the sockets of killed processes: nobody else ever would."""
+    for path in folder.glob("*-*.sock"):
+        pid = path.name.partition("-")[0]
+        row = procs.read_row(int(pid)) if pid.isdecimal() else None
+        if row is None or row.zombie:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, suppress(OSError):
+                probe.setblocking(False)
+                try:
+                    probe.connect(str(path))  # a process of another container may listen
+                except ConnectionRefusedError:
+                    path.unlink()
+
+
+def _unlink(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)
+    if Path(path).parent.name != f"ll-loop-{os.getuid()}":
+        with suppress(OSError):
+            os.rmdir(Path(path).parent)
+
+
+# --- in the process that asks ------------------------------------------------------------------------------
+
+
+async def ask(path: str, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The answer of the process that listens at `path`; None if there is none, or it ended before it answered."""
+    with suppress(*_BROKEN, ValueError):
+        async with await anyio.connect_unix(path) as stream:
+            await stream.send(_encoded(request))
+            answer = json.loads(await _line(stream, LONGEST_ANSWER))
+            return answer if isinstance(answer, dict) else None
+    return None
+
+
+async def stop(
+    runs: Path, wanted: str | None, *, every: bool = False, grace: float | None = None, timeout: float | None = None
+) -> list[RunResult]:
+    """End live runs of a project, whichever process they are in, and give their results, oldest first.
+
+    `wanted` is an id, the unambiguous beginning of one, `latest`, or a loop's exact name; without it, and for a name
+    that several live runs have, `every` must be set. Only the runs meant end, those beside them in the same process go
+    on. `timeout` bounds the wait in seconds; runs that were told to end do so all the same.
+
+    Raises NotFoundError (no such run), RefusedError (it does not live, it cannot be reached, time is up), UsageError
+    (it is not clear which run is meant).
+    """
+    chosen = _to_stop(runs, wanted, every)
+    found: dict[str, RunResult | LoopError] = {}
+
+    async def end(run: StoredRun) -> None:
+        try:
+            found[run.run_id] = await _stop_one(runs, run, grace)
+        except LoopError as error:
+            found[run.run_id] = error
+
+    with anyio.move_on_after(timeout):
+        async with anyio.create_task_group() as tasks:
+            for run in chosen:
+                tasks.start_soon(end, run)
+    late = [run.run_id for run in chosen if run.run_id not in found]
+    if late:
+        raise RefusedError(f"told to end, but not over after {timeout:g} s: {', '.join(late)}")
+    return [_raised(found[run.run_id]) for run in chosen]
+
+
+async def status(runs: Path, wanted: str | None = None) -> list[dict[str, Any]]:
+    """Where runs of a project are, oldest first: all that have not ended, or the one that `wanted` means.
+
+    Keys: run_id, loop, status, state, step, waits_for, since, pid. What lives is asked itself, all else is read from
+    its journal; `pid` is 0 when no process has the run. Raises NotFoundError.
+    """
+    chosen = [recovery.find_run(runs, wanted)] if wanted else [run for run in _all(runs) if not run.is_over]
+    told: dict[str, dict[str, Any]] = {}
+
+    async def hear(path: str) -> None:
+        with anyio.move_on_after(PATIENCE):
+            answer = await ask(path, {"status": True}) or {}
+            told.update((entry["run_id"], entry) for entry in answer.get("runs", ()))
+
+    async with anyio.create_task_group() as tasks:
+        for path in {run.socket for run in chosen if run.is_alive and run.socket}:
+            tasks.start_soon(hear, path)
+    return [told.get(run.run_id) or _stored_entry(run) for run in chosen]
+
+
+def _all(runs: Path) -> list[StoredRun]:
+    return list(recovery.stored_runs(runs, recovery.run_ids(runs)))
+
+
+def _to_stop(runs: Path, wanted: str | None, every: bool) -> list[StoredRun]:
+    alive = [run for run in _all(runs) if run.is_alive]
+    if wanted is None:
+        if not every:
+            raise UsageError("say which run to stop, or that you mean all of them")
+        return alive
+    if wanted == recovery.LATEST and alive:
+        return alive[-1:]
+    named = [run for run in alive if run.loop == wanted]
+    if len(named) > 1 and not every:
+        ids = ", ".join(run.run_id for run in named)
+        raise UsageError(f"{len(named)} runs of {wanted} live: {ids}", hint="name one, or say that you mean all")
+    if named:
+        return named
+    run = recovery.find_run(runs, wanted)
+    if not run.is_alive:
+        raise _not_running(run)
+    return [run]
+
+
+def _not_running(run: StoredRun) -> RefusedError:
+    if run.is_over:
+        return RefusedError(f"run {run.run_id} has ended already ({run.status})")
+    left = ", ".join(str(one.pid) for one in recovery.left_alive(run))
+    return RefusedError(
+        f"run {run.run_id} is not running: its process {run.owner.pid} is gone"
+        + (f", but left process(es) {left} alive" if left else ""),
+        hint=f"`ll-loop resume {run.run_id}` {'ends them and ' if left else ''}goes on with it",
+    )
+
+
+async def _stop_one(runs: Path, run: StoredRun, grace: float | None) -> RunResult:
+    request = {"stop": run.run_id} if grace is None else {"stop": run.run_id, "grace": grace}
+    answer = await ask(run.socket, request) if run.socket else None
+    if answer is not None and "result" in answer:
+        return RunResult.from_json(answer["result"])
+    if answer is not None:
+        raise RefusedError(f"run {run.run_id} could not be stopped: {answer.get('error')}")
+    return await _last_seen(runs, run)
+
+
+async def _last_seen(runs: Path, run: StoredRun) -> RunResult:
+    """The result of a run whose process did not answer: it may have ended in that very moment."""
+    with anyio.move_on_after(LAST_WORDS):
+        while run.is_alive:
+            await anyio.sleep(_SETTLE)
+            run = recovery.open_run(runs, run.run_id)
+    if run.is_alive:
+        raise RefusedError(
+            f"run {run.run_id} cannot be reached: process {run.owner.pid} does not answer",
+            hint=f"`kill {run.owner.pid}` ends all runs of that process, in order",
+        )
+    if run.completed is None:
+        raise _not_running(run)
+    return _stored_result(run)
+
+
+def _stored_result(run: StoredRun) -> RunResult:
+    ended = run.completed or {}
+    signal = next((one["signal"] for one in reversed(run.text.records) if one["event"] == "run_interrupted"), 0)
+    ending = Ending(
+        ended["terminated_by"], ended["final_state"], failure_terminal=ended["failure_terminal"], signal=signal
+    )
+    return RunResult(
+        run_id=run.run_id,
+        loop=run.loop,
+        status=run.status,
+        terminated_by=ending.by,
+        final_state=ending.state,
+        iterations=ended["iterations"],
+        exit_code=exit_code_of(ending),
+        duration_ms=int(run.spent() * 1000),
+        run_dir=f"{run.folder / 'artifacts'}/",
+        failure_terminal=ending.failure_terminal,
+        error=ended.get("error"),
+        resumable=run.is_resumable,
+    )
+
+
+def _stored_entry(run: StoredRun) -> dict[str, Any]:
+    entered = [one for one in run.text.records if one["event"] == "state_enter" and "depth" not in one]
+    return {
+        "run_id": run.run_id,
+        "loop": run.loop,
+        "status": run.status,
+        "state": entered[-1]["state"] if entered else "",
+        "step": entered[-1]["iteration"] if entered else 0,
+        "waits_for": "",
+        "since": run.created["ts"],
+        "pid": run.owner.pid if run.is_alive else 0,
+    }
+
+
+def _raised(found: RunResult | LoopError) -> RunResult:
+    if isinstance(found, LoopError):
+        raise found
+    return found
+
+
+def _encoded(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":"), default=str).encode(errors="backslashreplace") + b"\n"
+
+
+async def _line(stream: anyio.abc.ByteReceiveStream, longest: int) -> bytes:
+    """One line; empty if the peer ends before it, or says too much."""
+    data = b""
+    while not data.endswith(b"\n"):
+        data += await stream.receive()
+        if len(data) > longest:
+            return b""
+    return data

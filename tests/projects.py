@@ -1,0 +1,84 @@
+"""Small projects for tests: loops whose states run shell commands, and what their runs left on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+
+from ll_loop.run import journal, procs
+from ll_loop.run.journal import Record
+from ll_loop.run.procs import Identity
+
+LIMIT = 10.0
+"""Seconds after which something that a test waits for will never come."""
+
+
+class Project:
+    """A folder with loops. Actions are written as shell text, one a state, followed by the terminal `done`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.loops = folder / ".loops"
+        self.runs = self.loops / "runs"
+        self.locks = self.loops / ".running"
+        self.loops.mkdir(parents=True)
+
+    def loop(self, name: str, *actions: str, scope: str | None = None, head: str = "", route: str = "next") -> str:
+        """Write a loop `s1 -> s2 -> ... -> done`; by default its scope is a folder of its own."""
+        states = "".join(
+            f"  s{number}:\n    action_type: shell\n    action: |\n"
+            + "".join(f"      {line}\n" for line in action.splitlines())
+            + f"    {route}: {f's{number + 1}' if number < len(actions) else 'done'}\n"
+            for number, action in enumerate(actions, 1)
+        )
+        text = (
+            f"name: {name}\ninitial: s1\nscope: [{scope or name}]\n{head}states:\n{states}  done:\n    terminal: true\n"
+        )
+        (self.loops / f"{name}.yaml").write_text(text)
+        return name
+
+    def file(self, name: str) -> Path:
+        return self.folder / name
+
+    def lines(self, name: str) -> list[str]:
+        """The lines of a file that actions write; none if there is no file."""
+        path = self.file(name)
+        return path.read_text().splitlines() if path.exists() else []
+
+    def records(self, run_id: str) -> list[Record]:
+        return list(journal.read(self.runs / run_id / journal.NAME).records)
+
+    def run_folders(self) -> list[Path]:
+        return sorted(self.runs.iterdir()) if self.runs.is_dir() else []
+
+    def lock_files(self) -> list[str]:
+        return [path.name for path in self.locks.glob("*.lock") if path.name != ".acquire.lock"]
+
+    def left_alive(self, run_id: str) -> list[Identity]:
+        """Children of the run that still live, by its journal."""
+        spawned = [record for record in self.records(run_id) if record["event"] == "action_spawned"]
+        leaders = [Identity(record["pid"], record["start"], record["boot"]) for record in spawned]
+        sessions = [one for leader in leaders for one in procs.rows_of_session(leader, procs.read_table())]
+        return [row.identity for row in sessions if not row.zombie]
+
+
+def names(records: list[Record]) -> list[str]:
+    return [str(record["event"]) for record in records]
+
+
+def only(records: list[Record], event: str) -> list[Record]:
+    return [record for record in records if record["event"] == event]
+
+
+async def eventually(true: Callable[[], object]) -> None:
+    """Wait until something holds that no event tells of."""
+    with anyio.fail_after(LIMIT):
+        while not true():  # noqa: ASYNC110 - nothing tells of it
+            await anyio.sleep(0.01)
+
+
+async def appears(path: Path) -> None:
+    """Wait for a file that a child writes."""
+    await eventually(path.exists)

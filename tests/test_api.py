@@ -1,0 +1,239 @@
+"""The API as a program, a thread and a notebook use it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+import pytest
+import trio
+
+import ll_loop
+from ll_loop import api
+from ll_loop.errors import DefinitionError, NotFoundError, UsageError
+from projects import LIMIT, Project, appears, eventually, names
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path / "project")
+
+
+# --- many runs ---------------------------------------------------------------------------------------------
+
+
+async def test_run_many_gives_the_results_in_the_order_given(project: Project) -> None:
+    project.loop("slow", "until test -e quick-was-here; do sleep 0.01; done")
+    project.loop("quick", "touch quick-was-here")
+    project.loop("wrong", "exit 3", route="on_yes")
+    results = await api.run_many(["slow", api.Request("quick", input="x"), "wrong"], project=project.folder)
+    assert [result.loop for result in results] == ["slow", "quick", "wrong"]
+    assert [result.ok for result in results] == [True, True, False]
+    assert [result.exit_code for result in results] == [0, 0, 1]
+    assert results[2].terminated_by == "no_route"
+
+
+async def test_run_many_finds_everything_wrong_before_it_starts_anything(project: Project) -> None:
+    project.loop("good", "touch ran")
+    (project.loops / "bad.yaml").write_text("name: bad\ninitial: nowhere\nstates:\n  done:\n    terminal: true\n")
+    with pytest.raises(DefinitionError) as wrong:
+        await api.run_many(["good", "bad"], project=project.folder)
+    assert wrong.value.exit_code == 65
+    with pytest.raises(NotFoundError) as missing:
+        await api.run_many(["good", "nobody"], project=project.folder)
+    assert missing.value.exit_code == 66
+    with pytest.raises(UsageError):
+        await api.run_many(["good"], project=project.folder, jobs=0)
+    assert project.run_folders() == []
+    assert not project.file("ran").exists()
+
+
+async def test_run_many_of_nothing_is_nothing(project: Project) -> None:
+    assert await api.run_many([], project=project.folder) == []
+
+
+async def test_fail_fast_ends_the_others_and_they_can_be_resumed(project: Project) -> None:
+    project.loop("bad", "until test -e begun; do sleep 0.01; done; exit 1", route="on_yes")
+    project.loop("long", "test -e begun && exit; touch begun; sleep 30")
+    with anyio.fail_after(LIMIT):
+        bad, long = await api.run_many(["bad", "long"], project=project.folder, fail_fast=True, grace=1)
+    assert (bad.terminated_by, long.terminated_by, long.resumable) == ("no_route", "interrupted", True)
+    async with api.Session(project.folder) as session:
+        [handle] = api.resume(session)
+    assert (handle.run_id, handle.status) == (long.run_id, "completed")
+
+
+async def test_cancelling_run_many_ends_all_and_they_can_be_resumed(project: Project) -> None:
+    for name in "ab":
+        project.loop(name, f"test -e begun-{name} && exit; touch begun-{name}; sleep 30")
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+
+            async def run() -> None:
+                await api.run_many(["a", "b"], project=project.folder, grace=1)
+
+            tasks.start_soon(run)
+            await appears(project.file("begun-a"))
+            await appears(project.file("begun-b"))
+            scope.cancel()
+    assert [run.status for run in api.history(project.folder)] == ["interrupted", "interrupted"]
+    assert project.lock_files() == []
+    async with api.Session(project.folder) as session:
+        handles = api.resume(session)
+    assert [(handle.loop.name, handle.status) for handle in handles] == [("a", "completed"), ("b", "completed")]
+
+
+# --- the past ----------------------------------------------------------------------------------------------
+
+
+async def test_history_lists_the_newest_first_and_one_loop_alone(project: Project) -> None:
+    for name in ("x", "y-x"):
+        project.loop(name, "true")
+    first = await api.run_many(["x"], project=project.folder)
+    second = await api.run_many(["y-x", "x"], project=project.folder)
+    ids = {result.run_id for result in (*first, *second)}
+    assert {run.run_id for run in api.history(project.folder)} == ids
+    assert [run.run_id for run in api.history(project.folder)] == sorted(ids, reverse=True)
+    assert {run.run_id for run in api.history(project.folder, "x")} == {first[0].run_id, second[1].run_id}
+    assert api.history(project.folder, "nobody") == []
+    assert api.history(project.folder / "nowhere") == []
+
+
+async def test_what_can_be_resumed_is_found_by_id_batch_or_name(project: Project) -> None:
+    project.loop("a", "test -e go || sleep 30; echo a >> done")
+    project.loop("b", "test -e go || sleep 30; echo b >> done")
+    async with api.Session(project.folder, grace=1) as session:
+        handles = [session.start(name) for name in ("a", "b", "b")]
+        await eventually(lambda: all(handle.run for handle in handles[:2]))
+        session.shut_down()
+    project.file("go").touch()
+    async with api.Session(project.folder) as session:
+        assert [handle.run_id for handle in api.resume(session, handles[0].run_id[:-1])] == [handles[0].run_id]
+    async with api.Session(project.folder) as session:
+        assert [handle.loop.name for handle in api.resume(session, "b")] == ["b"]
+    async with api.Session(project.folder) as session:
+        batch = api.history(project.folder)[0].batch
+        assert [handle.loop.name for handle in api.resume(session, batch)] == ["b"]
+    assert sorted(project.lines("done")) == ["a", "b", "b"]
+    async with api.Session(project.folder) as session:
+        for wanted in (None, "latest", batch, "nobody"):
+            with pytest.raises(NotFoundError):
+                api.resume(session, wanted)
+
+
+async def test_a_run_at_its_cap_does_not_keep_its_batch_from_being_resumed(project: Project) -> None:
+    project.loop("capped", "true", "true", head="max_steps: 1\n")
+    project.loop("long", "test -e begun && exit; touch begun; sleep 30")
+    async with api.Session(project.folder, grace=1) as session:
+        capped, long = session.start("capped"), session.start("long")
+        await appears(project.file("begun"))
+        await capped.wait()
+        session.shut_down()
+    async with api.Session(project.folder) as session:
+        [handle] = api.resume(session)
+    assert (handle.run_id, handle.status) == (long.run_id, "completed")
+    async with api.Session(project.folder) as session:
+        [handle] = api.resume(session, max_steps=5)
+    assert (handle.run_id, handle.status) == (capped.run_id, "completed")
+
+
+# --- anywhere ----------------------------------------------------------------------------------------------
+
+
+def test_runs_in_a_thread_of_its_own(project: Project) -> None:
+    """The only place where signals could not be handled, and nobody asks for it."""
+    project.loop("a", "echo $PPID > parent")
+    found: list[object] = []
+
+    def work() -> None:
+        for backend in ("asyncio", "trio"):
+            found.extend(anyio.run(_run_one, project, backend=backend))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(LIMIT)
+    assert found == ["completed", "completed"]
+
+
+async def _run_one(project: Project) -> list[str]:
+    return [result.status for result in await api.run_many(["a"], project=project.folder)]
+
+
+def test_a_plain_asyncio_program_needs_no_anyio(project: Project) -> None:
+    project.loop("a", "true")
+
+    async def cell() -> list[str]:
+        async with ll_loop.Session(project.folder) as session:
+            handles = [session.start("a"), session.start("a")]
+            results = await asyncio.gather(*(handle.wait() for handle in handles))
+        return [result.status for result in results]
+
+    assert asyncio.run(cell()) == ["completed", "completed"]
+
+
+def test_a_plain_trio_program_needs_no_anyio(project: Project) -> None:
+    project.loop("a", "true")
+
+    async def cell() -> list[str]:
+        async with ll_loop.Session(project.folder) as session:
+            with trio.fail_after(LIMIT):
+                return [(await session.start("a").wait()).status]
+
+    assert trio.run(cell) == ["completed"]
+
+
+def test_an_asyncio_program_may_cancel_its_own_task(project: Project) -> None:
+    """`asyncio.timeout` cancels the task that holds the session, past anyio."""
+    project.loop("a", "touch begun; sleep 30 & sleep 30")
+
+    async def cell() -> None:
+        async with asyncio.timeout(0.3):
+            await api.run_many(["a"], project=project.folder, grace=1)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(cell())
+    [run] = api.history(project.folder)
+    assert (run.status, project.left_alive(run.run_id), project.lock_files()) == ("interrupted", [], [])
+
+
+def test_a_notebook_starts_in_one_cell_and_looks_on_in_others(project: Project) -> None:
+    """Cells are coroutines one after the other on one running loop; a session opened in one is closed in another."""
+    project.loop("a", "touch begun; until test -e go; do sleep 0.01; done; echo here")
+    seen: list[str] = []
+    events: list[str] = []
+
+    async def kernel() -> None:
+        session = await ll_loop.Session(project.folder).__aenter__()  # cell 1
+        run = session.start("a")
+        reader = run.events()
+        await appears(project.file("begun"))  # cell 2
+        seen.extend((run.status, repr(session), repr(run)))
+        project.file("go").touch()  # cell 3
+        events.extend(names([dict(record) async for record in reader]))
+        await session.__aexit__(None, None, None)
+        seen.append((await run.wait()).status)
+
+    asyncio.run(kernel())
+    assert seen[:2] == ["running", "<Session 1 running, 0 waiting>"]
+    assert seen[2].endswith(" at 's1'>")
+    assert "action_output" in events
+    assert seen[3] == "completed"
+
+
+def test_a_program_without_an_event_loop_uses_a_portal(project: Project) -> None:
+    project.loop("a", "true")
+    with anyio.from_thread.start_blocking_portal("trio") as portal:
+        [result] = portal.call(_run_one, project)
+    assert result == "completed"
+
+
+def test_the_package_offers_the_api_by_name() -> None:
+    assert {name: getattr(ll_loop, name) for name in ll_loop.__all__} == {
+        name: getattr(api, name) for name in ll_loop.__all__
+    }
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = ll_loop.nonsense

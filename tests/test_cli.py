@@ -1,0 +1,459 @@
+"""The command line in this process: results, errors and exit codes. What needs a process of its own is elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ll_loop import __version__
+from ll_loop.cli.border import main
+
+LOOPS = {
+    "counter": """\
+name: counter
+description: Count up to a limit, then stop.
+category: demo
+labels: [numbers]
+scope: [count/]
+context: {limit: 2}
+initial: bump
+max_steps: 20
+states:
+  bump:
+    action: |
+      n=$(cat ${context.run_dir}/n 2>/dev/null || echo 0)
+      echo $((n + 1)) > ${context.run_dir}/n
+      echo "n is $((n + 1))"
+    next: check
+  check: {action: 'test "$(cat ${context.run_dir}/n)" -ge ${context.limit}', on_yes: done, on_no: bump}
+  done: {terminal: true}
+""",
+    "bad": """\
+name: bad
+scope: [bad/]
+initial: work
+states:
+  work: {action: "echo some output; echo some complaint >&2; exit 1", on_yes: done, on_no: failed}
+  done: {terminal: true}
+  failed: {terminal: true}
+""",
+    "endless": """\
+name: endless
+scope: [endless/]
+initial: a
+max_steps: 3
+states:
+  a: {action: "true", on_yes: a, on_no: done}
+  done: {terminal: true}
+""",
+    "needs": """\
+name: needs
+scope: [needs/]
+initial: a
+states:
+  a: {action: "echo ${context.topic}", on_yes: done, on_no: done}
+  done: {terminal: true}
+""",
+    "wrong": """\
+name: wrong
+initial: a
+states:
+  a: {action: "true", on_yes: dnoe}
+  done: {terminal: true}
+""",
+}
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Ll = Callable[..., Said]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / ".loops"
+    folder.mkdir()
+    for name, text in LOOPS.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return tmp_path
+
+
+@pytest.fixture
+def ll(project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ll:
+    """Give the command line some words in the project's folder."""
+    monkeypatch.chdir(project)
+    for name in ("COLUMNS", "LINES", "NO_COLOR", "LL_LOOP_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+    def obey(*words: str, columns: int | None = None) -> Said:
+        if columns is not None:
+            monkeypatch.setenv("COLUMNS", str(columns))
+        code = main(words)
+        return Said(code, *capfd.readouterr())
+
+    return obey
+
+
+def events_of(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# --- run -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_says_each_step_and_how_it_ended(ll: Ll) -> None:
+    said = ll("run", "counter")
+    assert said.code == 0
+    assert said.out == ""
+    warnings, *steps, last = said.err.splitlines()
+    assert warnings.endswith("see `ll-loop validate counter`")
+    assert [line.split(" ")[1:4] for line in steps] == [
+        ["counter", "step=1/20", "state=bump"],
+        ["counter", "step=2/20", "state=check"],
+        ["counter", "step=3/20", "state=bump"],
+        ["counter", "step=4/20", "state=check"],
+    ]
+    assert "verdict=no exit=1 next=bump" in steps[1]
+    assert last.startswith("done in 4 steps, ")
+
+
+def test_a_name_alone_is_a_run(ll: Ll) -> None:
+    assert ll("counter", "--context", "limit=1", "--json").json["runs"][0]["iterations"] == 2
+
+
+def test_the_words_after_a_name_alone_are_those_of_run(ll: Ll) -> None:
+    assert ll("endless", "-n", "2").code == 1
+
+
+def test_json_is_one_document_about_the_results(ll: Ll) -> None:
+    said = ll("run", "counter", "--json", "--quiet")
+    document = said.json
+    assert said.err == ""
+    assert document["exit_code"] == 0
+    (run,) = document["runs"]
+    assert (run["loop"], run["status"], run["terminated_by"], run["final_state"]) == (
+        "counter",
+        "completed",
+        "terminal",
+        "done",
+    )
+
+
+def test_events_come_as_lines_and_the_document_last(ll: Ll) -> None:
+    *events, document = events_of(ll("run", "bad", "--events", "--json").out)
+    names = [event["event"] for event in events]
+    assert names[0] == "loop_start"
+    assert names[-1] == "loop_complete"
+    assert "outcome" not in names
+    assert [event["line"] for event in events if event["event"] == "action_output"] == ["some output"]
+    assert document["exit_code"] == 2
+
+
+def test_a_failure_is_told_with_the_last_lines_of_both_streams(ll: Ll) -> None:
+    said = ll("run", "bad", "--quiet")
+    assert said.code == 2
+    assert "failed: reached failed after 1 step" in said.err
+    assert "  work: exit 1\n    stdout: some output\n    stderr: some complaint\n" in said.err
+
+
+def test_quiet_says_nothing_about_what_went_well(ll: Ll) -> None:
+    assert ll("run", "counter", "--quiet") == Said(0, "", "")
+
+
+def test_a_run_at_its_step_limit_can_be_resumed_with_a_higher_one(ll: Ll) -> None:
+    said = ll("run", "endless")
+    assert said.code == 1
+    assert "stopped: step limit, in a after 3 steps" in said.err
+    command = said.err.splitlines()[-1].removeprefix("resume with: ll-loop ")
+    assert command.endswith(" --max-steps 6")
+    again = ll(*command.split(), "--json")
+    assert again.json["runs"][0]["iterations"] == 6
+
+
+def test_a_dry_run_shows_the_plan_and_does_nothing(ll: Ll, project: Path) -> None:
+    said = ll("run", "counter", "--dry-run", "--context", "limit=9")
+    assert said.code == 0
+    assert not (project / ".loops" / "runs").exists()
+    for line in ("initial: bump", "max steps: 20", "  limit: 9", "  check", "    no -> bump", "  done  (end)"):
+        assert line in said.out.splitlines()
+    assert f"scope: {project}/count" in said.out
+
+
+def test_a_dry_run_as_json_is_one_document(ll: Ll) -> None:
+    (plan,) = ll("run", "counter", "--dry-run", "--json").json["plans"]
+    assert plan["states"]["check"]["routes"] == {"yes": "done", "no": "bump"}
+
+
+def test_an_input_reaches_the_loop(ll: Ll) -> None:
+    events = events_of(ll("run", "needs", '{"topic": "x"}', "--context", "topic=cats", "--events").out)
+    assert [event["line"] for event in events if event["event"] == "action_output"] == ["cats"]
+
+
+def test_trio_runs_the_same(ll: Ll) -> None:
+    assert ll("run", "counter", "--backend", "trio", "--json").json["exit_code"] == 0
+
+
+# --- run-many ------------------------------------------------------------------------------------------------
+
+
+def test_many_runs_end_in_one_report(ll: Ll) -> None:
+    said = ll("run-many", "counter", "bad", "endless")
+    assert said.code == 1
+    assert "counter: started" in said.err
+    table = said.err[said.err.index("   loop") :].splitlines()
+    assert [line.split()[:2] for line in table[1:4]] == [["✓", "counter"], ["✗", "bad"], ["✗", "endless"]]
+    assert "    stderr: some complaint".strip() in [line.strip() for line in table]
+    assert "3 runs: 1 done, 1 failed, 1 stopped: step limit" in table
+
+
+def test_names_may_be_patterns_over_the_projects_own_loops(ll: Ll) -> None:
+    runs = ll("run-many", "endless", "[bc]*", "--json", "--max-steps", "9").json["runs"]
+    assert [run["loop"] for run in runs] == ["endless", "bad", "counter"]
+
+
+def test_a_pattern_that_fits_nothing_is_an_error(ll: Ll) -> None:
+    said = ll("run-many", "nothing-*")
+    assert said.code == 66
+    assert said.err.startswith("Error: no loop fits `nothing-*`\n")
+
+
+def test_runs_of_one_scope_take_turns_in_the_order_given(ll: Ll) -> None:
+    said = ll("run-many", "counter", "counter", "counter", "--json")
+    assert [run["exit_code"] for run in said.json["runs"]] == [0, 0, 0]
+    assert "counter: waits for counter" in said.err
+
+
+def test_all_runs_start_or_none(ll: Ll, project: Path) -> None:
+    said = ll("run-many", "counter", "wrong", "--json")
+    assert said.code == 65
+    assert said.json["runs"] == []
+    assert not (project / ".loops" / "runs").exists()
+
+
+def test_a_bad_end_may_end_the_others(ll: Ll) -> None:
+    runs = ll("run-many", "bad", "counter", "--jobs", "1", "--fail-fast", "--json").json["runs"]
+    assert [run["status"] for run in runs] == ["failed", "interrupted"]
+
+
+# --- exit codes and errors -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["run", "counter"], 0),
+        (["run", "endless"], 1),
+        (["run", "bad"], 2),
+        (["run-many", "bad", "endless", "counter"], 1),
+        (["run-many", "bad", "counter"], 2),
+        (["run", "counter", "--frob"], 64),
+        (["run", "counter", "--max-steps", "0"], 64),
+        (["run", "counter", "--max-steps", "abc"], 64),
+        (["run", "counter", "--context", "limit"], 64),
+        (["run", "counter", "--delay", "-1"], 64),
+        (["run", "counter", "--backend", "curio"], 64),
+        (["run", "counter", "--project", "nowhere"], 64),
+        (["run"], 64),
+        (["run", "counter", "x", "y"], 64),
+        (["simulate", "counter", "--scenario", "some-pass"], 64),
+        (["stop"], 64),
+        (["history", "--state", "x"], 64),
+        (["run", "wrong"], 65),
+        (["validate", "wrong"], 65),
+        (["run", "nope"], 66),
+        (["nope"], 66),
+        (["run", "needs"], 66),
+        (["show", "nope"], 66),
+        (["validate", "nope"], 66),
+        (["resume"], 66),
+        (["resume", "nope"], 66),
+        (["history", "nope"], 66),
+        (["status", "nope"], 66),
+        (["stop", "nope"], 66),
+    ],
+    ids=str,
+)
+def test_the_exit_code_tells_what_went_wrong_in_a_few_lines(ll: Ll, words: Sequence[str], code: int) -> None:
+    said = ll(*words)
+    assert said.code == code
+    assert "Traceback" not in said.err
+    if code == 64:
+        assert said.out == ""
+        assert said.err.startswith("Error: ")
+        assert 1 <= len(said.err.splitlines()) <= 3
+
+
+def test_a_run_folder_that_cannot_be_made_is_said(ll: Ll, project: Path) -> None:
+    (project / ".loops" / "runs").write_text("in the way")
+    said = ll("run", "counter")
+    assert said.code == 73
+    assert "cannot create" in said.err
+
+
+def test_a_finished_run_is_not_resumed(ll: Ll) -> None:
+    run_id = ll("run", "counter", "--json").json["runs"][0]["run_id"]
+    said = ll("resume", run_id)
+    assert said.code == 75
+    assert f"Error: run {run_id} has ended" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["run", "countr"], "hint: did you mean `counter`?"),
+        (["lst"], "hint: did you mean the command `list`?"),
+        (["run", "counter", "--quite"], "hint: did you mean `--quiet`? see `ll-loop run --help`"),
+        (["run"], "hint: see `ll-loop run --help`"),
+        (["needs"], "--context topic=VALUE"),
+    ],
+    ids=str,
+)
+def test_errors_say_what_was_probably_meant(ll: Ll, words: Sequence[str], hint: str) -> None:
+    assert hint in ll(*words).err
+
+
+def test_a_wrong_file_is_told_by_place(ll: Ll) -> None:
+    said = ll("run", "wrong")
+    assert ".loops/wrong.yaml:4:31: " in said.err
+    assert "hint: did you mean `done`?" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["run", "nope"], 66),
+        (["run", "wrong"], 65),
+        (["run", "needs"], 66),
+        (["run-many", "counter", "--jobs", "0"], 64),
+        (["resume", "nope"], 66),
+    ],
+    ids=str,
+)
+def test_with_json_an_error_is_a_document_too(ll: Ll, words: Sequence[str], code: int) -> None:
+    said = ll(*words, "--json")
+    document = said.json
+    assert (said.code, document["exit_code"], document["runs"]) == (code, code, [])
+    assert document["error"]["code"] == code
+    assert document["error"]["message"]
+    assert "hint" in document["error"]
+
+
+def test_long_errors_are_folded_to_the_width_that_is_told(ll: Ll) -> None:
+    said = ll("run", "needs", columns=40)
+    assert max(map(len, said.err.splitlines())) <= 40
+
+
+# --- looking at loops ----------------------------------------------------------------------------------------
+
+
+def test_a_valid_loop_is_described(ll: Ll) -> None:
+    said = ll("validate", "endless")
+    assert said.code == 0
+    assert said.out.splitlines()[0].startswith("endless is valid")
+    assert "  Max steps: 3" in said.out.splitlines()
+
+
+def test_the_report_of_a_wrong_loop_has_its_documented_keys(ll: Ll) -> None:
+    report = ll("validate", "wrong", "-j").json
+    assert (report["loop"], report["valid"]) == ("wrong", False)
+    violation = next(one for one in report["violations"] if one["severity"] == "error")
+    assert violation["path"] == "states.a"
+    assert (violation["file"], violation["line"], violation["column"]) == (".loops/wrong.yaml", 4, 31)
+    assert violation["rule"]
+    assert violation["hint"]
+
+
+def test_several_loops_give_a_report_each(ll: Ll) -> None:
+    said = ll("validate", "counter", "wrong", "nope", "--json")
+    assert said.code == 65
+    assert [(report["loop"], report["valid"]) for report in said.json] == [
+        ("counter", True),
+        ("wrong", False),
+        ("nope", False),
+    ]
+
+
+def test_the_list_can_be_narrowed(ll: Ll, project: Path) -> None:
+    assert "counter" in ll("list").out
+    (entry,) = ll("list", "--category", "demo", "--label", "NUMBERS", "--json").json
+    assert entry == {
+        "name": "counter",
+        "path": ".loops/counter.yaml",
+        "category": "demo",
+        "labels": ["numbers"],
+        "visibility": "public",
+        "description": "Count up to a limit, then stop.",
+    }
+    assert all(entry["built_in"] for entry in ll("list", "--builtin", "-j").json)
+    assert ll("list", "--category", "none", "-j").json == []
+
+
+def test_a_loop_can_be_shown_as_text_as_json_and_as_a_diagram(ll: Ll) -> None:
+    assert "    yes -> done" in ll("show", "counter").out.splitlines()
+    assert ll("show", "counter", "-j").json["states"]["bump"]["routes"] == {"next": "check"}
+    assert "    bump --> check: next" in ll("show", "counter", "--mermaid").out.splitlines()
+
+
+def test_simulating_tells_the_way_and_leaves_nothing(ll: Ll, project: Path) -> None:
+    said = ll("simulate", "counter", "--scenario", "all-pass")
+    assert said.out.splitlines()[-2:] == ["visited: bump → check → done", "done after 2 steps, 2 actions"]
+    assert ll("simulate", "counter", "--scenario", "all-fail", "-n", "5", "-j").json["iterations"] == 5
+    assert not (project / ".loops" / "runs").exists()
+
+
+# --- runs on the disk ----------------------------------------------------------------------------------------
+
+
+def test_history_lists_runs_newest_first_and_shows_the_events_of_one(ll: Ll) -> None:
+    ids = [ll("run", name, "--json").json["runs"][0]["run_id"] for name in ("bad", "endless")]
+    listed = ll("history", "-j").json
+    assert [run["run_id"] for run in listed] == sorted(ids, reverse=True)
+    assert set(listed[0]) >= {"run_id", "status", "started_at", "iterations", "duration_ms"}
+    assert [run["run_id"] for run in ll("history", "bad", "-j").json] == [ids[0]]
+    assert len(ll("history", "-j", "-n", "1").json) == 1
+    events = ll("history", ids[0], "-j").json
+    assert [event["event"] for event in events][:2] == ["loop_start", "state_enter"]
+    assert "action_output" not in [event["event"] for event in events]
+    assert [event["to"] for event in ll("history", ids[0], "--event", "route", "-j").json] == ["failed"]
+    assert "route             work -> failed" in ll("history", ids[0]).out
+
+
+def test_status_tells_of_one_run_or_of_all_under_way(ll: Ll) -> None:
+    run_id = ll("run", "bad", "--json").json["runs"][0]["run_id"]
+    assert ll("status", "-j").json == []
+    one = ll("status", run_id, "-j").json
+    assert (one["run_id"], one["loop_name"], one["status"]) == (run_id, "bad", "failed")
+    assert "context" not in one
+    assert "Status: failed" in ll("status", "bad").out.splitlines()
+
+
+def test_stopping_all_of_nothing_is_no_error(ll: Ll) -> None:
+    assert ll("stop", "--all") == Said(0, "", "nothing is running\n")
+
+
+# --- help ----------------------------------------------------------------------------------------------------
+
+
+def test_no_words_at_all_give_the_help(ll: Ll) -> None:
+    assert ll() == ll("--help")
+    assert "run-many" in ll("--help").out
+
+
+def test_the_version_is_told(ll: Ll) -> None:
+    assert ll("--version") == Said(0, f"ll-loop {__version__}\n", "")

@@ -1,0 +1,46 @@
+"""The measured verdicts of the reference's example loops, where that folder stands beside the checkout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ll_loop.files.library import Library
+
+EXAMPLES = Path(__file__).parents[2] / "shared" / "spec" / "examples"
+
+DIFFERENT = {
+    "invalid/crash-route-bare-yes-no.yaml": "bare `yes` and `no` are accepted as the words",
+}
+"""Files with another verdict than the reference's, on purpose. A `null` verdict (its traceback) is an error here."""
+
+
+def _results() -> list[dict[str, Any]]:
+    if not EXAMPLES.is_dir():
+        return []
+    found: list[dict[str, Any]] = json.loads((EXAMPLES / "expected.json").read_text(encoding="utf-8"))["results"]
+    return found
+
+
+pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are not beside this checkout")
+
+
+@pytest.mark.parametrize("result", _results(), ids=lambda result: str(result["file"]))
+def test_an_example_gets_the_measured_verdict(result: dict[str, Any], tmp_path: Path) -> None:
+    file = EXAMPLES / result["file"]
+    library = Library(EXAMPLES, loops_dir=file.parent.name, bundled=tmp_path)
+    loop, problems = library.check(str(file))
+    found = {(p.rule, p.path) for p in problems if p.severity == "error"}
+    if result["file"] in DIFFERENT:
+        assert loop is not None
+    elif result["valid"] is None:
+        assert loop is None
+        assert found
+    else:
+        measured = result["violations"]
+        assert (loop is not None) == result["valid"]
+        assert found == {(v["rule"], v["path"]) for v in measured if v["severity"] == "error"}
+    assert all(p.line and p.column for p in problems)
