@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -358,9 +358,7 @@ ENDINGS = tuple(
     for output in OUTPUTS
     for milliseconds in (0, 0, 500, 3000)
 )
-MARKED_ENDINGS = tuple(
-    replace(ENDINGS[0], output=text, marked=(text,), exit_code=code) for text in MARKED for code in CODES
-)
+MARKED_ENDINGS = tuple(ActionDone(code, text, marked=(text,)) for text in MARKED for code in CODES)
 
 
 def scripts(*, markers: bool = True) -> st.SearchStrategy[list[ActionDone]]:

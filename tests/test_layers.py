@@ -30,8 +30,8 @@ LAYERS: Mapping[str, frozenset[str]] = {
 OF_CORE_FOR_CLI = frozenset({"model", "events", "endings", "effects", "frame", "snapshot", "diagram", "simulate"})
 PURE_TEXT = """
     __future__ abc ast bisect codecs collections contextlib copy dataclasses datetime decimal difflib enum fractions
-    functools hashlib heapq html itertools json keyword ll_loop math numbers operator re shlex statistics string struct
-    textwrap types typing unicodedata zlib
+    functools hashlib heapq html itertools json keyword ll_loop math msgspec numbers operator re shlex statistics string
+    struct textwrap types typing unicodedata zlib
 """
 PURE = frozenset(PURE_TEXT.split())
 """Modules that neither read a clock, nor draw a number, nor touch a file."""

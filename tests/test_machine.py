@@ -373,6 +373,15 @@ def test_a_sub_loop_that_cannot_be_found_takes_on_error_or_ends_the_run(library:
     assert run.ending.error == "no loop `kid`"
 
 
+def test_a_way_out_of_a_sub_loop_that_cannot_be_filled_in_ends_its_parent() -> None:
+    kid = Loop("kid", "done", {"done": State("done", terminal=True)})
+    state = State("a", SubLoop("kid"), routes=Routes(on={"yes": "${captured.k.output}"}))
+    run, told = play(Loop("demo", "a", {"a": state}), World(loops={"kid": kid}))
+    assert story(told)[-2:] == ["> loop_complete terminal done 0", "loop_complete no_route a 1"]
+    assert run.ending is not None
+    assert run.ending.error
+
+
 @pytest.mark.parametrize(
     ("marker", "end", "last"),
     [

@@ -6,14 +6,14 @@ Expected endings of a run are values (`ll_loop.core.model.Ending`), never except
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+from msgspec import Struct
 
 Severity = Literal["error", "warning"]
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """One complaint about a loop file: where, what, and what to do about it."""
 
     severity: Severity

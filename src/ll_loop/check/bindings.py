@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..files.document import Document
 from ..files.keys import did_you_mean
@@ -16,8 +17,7 @@ Findings = Iterator[Finding]
 _GIVEN_AT_RUN_TIME = frozenset({"run_dir", "loop_name", "started_at", "input_hash"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
+class _Call(Struct, frozen=True):
     """One handing over: the state, what it binds, and what is declared on the other side."""
 
     state: StateView

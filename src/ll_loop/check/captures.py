@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..core.template import Reference, references
 from ..files.keys import did_you_mean
@@ -16,8 +17,7 @@ _OWN_NAME_KINDS = frozenset({"loop", "human_approval"})
 _SUB_LOOP_FIELDS = frozenset({"output", "exit_code", "verdict"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Use:
+class _Use(Struct, frozen=True):
     """One reference to a capture that must exist."""
 
     state: StateView

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..core.model import CURRENT, Loop
 from ..errors import Severity
@@ -15,8 +16,7 @@ from ..files.kinds import Kind, kind_of
 from ..files.nodes import Map, Mark, Seq
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One hit of a rule. `steps` is the documented path; `at` the exact place if that is another."""
 
     steps: Steps
@@ -26,8 +26,7 @@ class Finding:
     severity: Severity | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """A named check. A loop turns it off by one of the keys `silenced_by`, or by `lint_ok: [name]`."""
 
     name: str
@@ -36,8 +35,7 @@ class Rule:
     silenced_by: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """A state named by a state: under which key, which text, where."""
 
     keys: tuple[str, ...]

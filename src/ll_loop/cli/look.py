@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from .. import api
 from ..api import Entry, Library
@@ -75,8 +76,7 @@ def _tell(name: str, loop: Loop | None, problems: tuple[Problem, ...]) -> None:
 # --- list --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """Which loops a list should have: every condition that is set must hold; of labels any one."""
 
     built_in: bool = False

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from .. import api
 from ..api import StoredRun
@@ -96,8 +97,7 @@ def _time(ts: str) -> str:
 # --- history -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(Struct, frozen=True):
     """Which events of a run to show: their type, their state, whether output lines too, and how many (0: all)."""
 
     kind: str | None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from .. import api
 from ..api import Request, RunHandle, Session
@@ -17,8 +18,7 @@ from .terminal import STDERR, STDOUT, look_at, say
 from .words import plural
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
+class Wishes(Struct, frozen=True):
     """How the user wants to hear of runs, and how long they may take to end."""
 
     project: Path | None = None

@@ -11,7 +11,8 @@ import select
 import stat
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 STDOUT, STDERR = 1, 2
 PATIENCE = 256 * 1024
@@ -95,8 +96,7 @@ def _chunk(fd: int) -> int:
 # --- terminals ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Glyphs:
+class Glyphs(Struct, frozen=True):
     """The signs of the display, in a form that the terminal's character set has."""
 
     done: str = "✓"
@@ -111,8 +111,7 @@ class Glyphs:
 ASCII = Glyphs("+", "x", "*", ".", "->", "~", "|/-\\")
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Struct, frozen=True):
     """How text to one descriptor may look. `width` None means that lines are not cut."""
 
     live: bool = False

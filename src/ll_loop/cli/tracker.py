@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from ..core.effects import Sleep
 from . import words
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 
 
-@dataclass(slots=True)
-class Step:
+class Step(Struct):
     """One state entry. `since` is when it began, on the display's clock; `depth` counts sub-loops."""
 
     state: str
@@ -54,8 +54,7 @@ class Step:
         return words.exit_words(self.exit_code) or self.verdict
 
 
-@dataclass(slots=True)
-class Following:
+class Following(Struct):
     """One run as the display sees it. `failing` is the last action that failed."""
 
     handle: RunHandle
@@ -92,19 +91,16 @@ class Following:
 # --- what happened -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Began:
+class Began(Struct, frozen=True):
     run: Following
 
 
-@dataclass(frozen=True, slots=True)
-class Waits:
+class Waits(Struct, frozen=True):
     run: Following
     holder: str
 
 
-@dataclass(frozen=True, slots=True)
-class StepDone:
+class StepDone(Struct, frozen=True):
     run: Following
     step: Step
     target: str
@@ -112,20 +108,17 @@ class StepDone:
     ts: str
 
 
-@dataclass(frozen=True, slots=True)
-class Noted:
+class Noted(Struct, frozen=True):
     run: Following
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     run: Following
     result: RunResult
 
 
-@dataclass(frozen=True, slots=True)
-class Stopping:
+class Stopping(Struct, frozen=True):
     """A signal came: so many runs have the grace to end."""
 
     runs: int

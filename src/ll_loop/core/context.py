@@ -11,9 +11,10 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct
 
 from .model import EMPTY, Judge, Loop, Parameter, State, SubLoop
 from .template import TemplateError, missing, plain, references, render_value, text_of
@@ -32,8 +33,7 @@ class MissingParameter(TemplateError):  # noqa: N818 - says what happened
         self.name = name
 
 
-@dataclass(frozen=True, slots=True)
-class Namespaces:
+class Namespaces(Struct, frozen=True):
     """The values behind `${...}` at one moment of a run: a `template.Scope`.
 
     `prev` is None before the first state has run, `param` outside states made from a fragment, and `result`

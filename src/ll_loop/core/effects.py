@@ -7,16 +7,17 @@ comes back in an `Outcome`. Journals store outcomes, so a run is replayed by fee
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from .model import EMPTY, Loop
 
 # --- effects -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RunAction:
+class RunAction(Struct, frozen=True):
     """Run `text` as a bash script, or as a prompt when `prompt` is set. Times are seconds, 0 means no limit.
 
     `loop` and `depth` tell which (sub-)loop the state belongs to.
@@ -33,46 +34,40 @@ class RunAction:
     depth: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeTree:
+class ProbeTree(Struct, frozen=True):
     """Fingerprint the git working tree below the path-specs `scope` (all of it when empty)."""
 
     scope: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeFile:
+class ProbeFile(Struct, frozen=True):
     """Read a small text file; None when it is not there."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class ProbePaths:
+class ProbePaths(Struct, frozen=True):
     """Fingerprint modification time and size of `paths`, leaving out `exclude`."""
 
     paths: tuple[str, ...]
     exclude: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Sleep:
+class Sleep(Struct, frozen=True):
     """Wait `seconds`; `why` is shown to people (`backoff`, `rate limit`, `server error`)."""
 
     seconds: float
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class LoadLoop:
+class LoadLoop(Struct, frozen=True):
     """Find and load a sub-loop by name, as seen from the file at `beside`."""
 
     name: str
     beside: str
 
 
-@dataclass(frozen=True, slots=True)
-class Breathe:
+class Breathe(Struct, frozen=True):
     """Nothing: lets other runs have a turn in a long stretch of states that do nothing."""
 
 
@@ -82,8 +77,7 @@ Effect = RunAction | ProbeTree | ProbeFile | ProbePaths | Sleep | LoadLoop | Bre
 # --- answers -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ActionDone:
+class ActionDone(Struct, frozen=True):
     """How an action ended. `exit_code` is negative after a signal, 124 after a time limit.
 
     `marked` holds the output lines with a run marker (`FATAL_ERROR:` and so on), found while reading, so that none
@@ -101,21 +95,18 @@ class ActionDone:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Probed:
+class Probed(Struct, frozen=True):
     """What a probe saw (text, or None for a missing file), or why it failed."""
 
     value: str | None
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Rested:
+class Rested(Struct, frozen=True):
     """A sleep is over."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """A sub-loop's definition, with the environment values that its templates name.
 
     In the journal only its name, path and fingerprint are kept; a replay loads it again and compares.
@@ -125,8 +116,7 @@ class Loaded:
     env: Mapping[str, str] = EMPTY
 
 
-@dataclass(frozen=True, slots=True)
-class LoadFailed:
+class LoadFailed(Struct, frozen=True):
     """Why there is no such sub-loop."""
 
     error: str
@@ -135,8 +125,7 @@ class LoadFailed:
 Answer = ActionDone | Probed | Rested | Loaded | LoadFailed
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """An answer and the world's state when it came.
 
     `at` is the run's own clock in seconds (only time in which the run was alive counts), `ts` the wall time in

@@ -6,16 +6,16 @@ Events of sub-loops carry `depth` and the sub-loop's name. Time, run id and sequ
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from .model import Ending
 
 PREVIEW = 2000
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """Something that happened in a run. `loop` names the (sub-)loop, `depth` is 0 for the run itself."""
 
     name: str

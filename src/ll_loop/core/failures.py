@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from typing import Literal
+
+from msgspec import Struct
 
 FailureClass = Literal["quota", "network", "timeout", "resource", "auth", "server", "context", "tooling", "real"]
 
@@ -52,8 +53,7 @@ MARKERS = ("CONTEXT_HANDOFF:", "FATAL_ERROR:", "LOOP_STOP:")
 """Run markers in the order of their weight: it decides, not their place in the output."""
 
 
-@dataclass(frozen=True, slots=True)
-class Marker:
+class Marker(Struct, frozen=True):
     """A line by which an action steers its run."""
 
     kind: Literal["handoff", "fatal", "stop"]

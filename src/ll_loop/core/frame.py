@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 from .effects import ActionDone, Effect
 from .model import EMPTY, Ending, Loop, State
@@ -32,8 +33,7 @@ After = Literal[
 the loop (`flush`) or its step cap (`cap_flush`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class RateRecord:
+class RateRecord(Struct, frozen=True):
     """How long one state has been waiting out a rate limit. `left` is what remains of the wait under way."""
 
     short: int = 0
@@ -43,8 +43,7 @@ class RateRecord:
     wait: float = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Struct, frozen=True):
     """What is known of the state under way, from its action to its route."""
 
     done: ActionDone | None = None
@@ -53,8 +52,7 @@ class Turn:
     source: str = ""
 
 
-@dataclass(slots=True)
-class Frame:
+class Frame(Struct):
     """One loop under way. `started` and `limit` are seconds of the run's clock."""
 
     loop: Loop
@@ -102,16 +100,14 @@ class Frame:
         return self.loop.states[self.state]
 
 
-@dataclass(frozen=True, slots=True)
-class StopAsked:
+class StopAsked(Struct, frozen=True):
     """Why the run ends before its next state: `interrupted`, `system_signal`, or an `error` with its text."""
 
     by: Literal["interrupted", "system_signal", "error", "handoff"]
     text: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """A run between two answers: where it is, and what it waits for."""
 
     frames: tuple[Frame, ...]

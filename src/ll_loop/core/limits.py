@@ -7,7 +7,8 @@ asked: who arrives has arrived.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from . import events
 from .frame import Cap
@@ -15,16 +16,14 @@ from .model import Prompt, Shell, SubLoop, TerminatedBy
 from .move import Move
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     """End the frame for this reason; `flush` runs the state under way once first."""
 
     by: TerminatedBy
     flush: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Handle:
+class Handle(Struct, frozen=True):
     """Go to a handler; `flush` runs the state under way once first."""
 
     cap: Cap

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from . import actions, events, limits, retries, stalls, subloops
 from .effects import (
@@ -67,8 +69,7 @@ Step = Callable[[Move], "Next"]
 Next = Step | Wait | None
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """What a run does next: tell `events`, then perform `effect` (None when the run has ended)."""
 
     run: Run

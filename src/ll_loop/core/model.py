@@ -8,8 +8,9 @@ The YAML keys keep their names (docs/format.md); values here are already checked
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
+
+from msgspec import Struct
 
 
 class _Empty(Mapping[str, Any]):
@@ -48,28 +49,24 @@ CURRENT = "$current"
 # --- what a state does -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Nothing:
+class Nothing(Struct, frozen=True):
     """A pure decision: nothing runs; without an evaluator the verdict is `yes`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shell:
+class Shell(Struct, frozen=True):
     """A bash script, as a template."""
 
     action: str
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Struct, frozen=True):
     """A prompt (or slash command) for an agent host, as a template."""
 
     action: str
     slash: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SubLoop:
+class SubLoop(Struct, frozen=True):
     """Another loop, run as this state's work. `name` is a template; `bindings` is `with:`."""
 
     name: str
@@ -78,8 +75,7 @@ class SubLoop:
     worktree: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Unsupported:
+class Unsupported(Struct, frozen=True):
     """Work that this version cannot do yet (human approval, MCP tools, learning). Entering it ends the run."""
 
     kind: str
@@ -92,14 +88,12 @@ Work = Nothing | Shell | Prompt | SubLoop | Unsupported
 # --- how a result is judged ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ExitCode:
+class ExitCode(Struct, frozen=True):
     type: ClassVar[str] = "exit_code"
     abstain_on_exit_3: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class OutputNumeric:
+class OutputNumeric(Struct, frozen=True):
     """`target` is a number or a template that must render to one."""
 
     type: ClassVar[str] = "output_numeric"
@@ -108,24 +102,21 @@ class OutputNumeric:
     key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OutputJson:
+class OutputJson(Struct, frozen=True):
     type: ClassVar[str] = "output_json"
     path: str
     operator: Operator
     target: Any
 
 
-@dataclass(frozen=True, slots=True)
-class OutputContains:
+class OutputContains(Struct, frozen=True):
     type: ClassVar[str] = "output_contains"
     pattern: str
     negate: bool = False
     error_patterns: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Convergence:
+class Convergence(Struct, frozen=True):
     """`target`, `tolerance` and `reference` are numbers or templates; `previous` is a template."""
 
     type: ClassVar[str] = "convergence"
@@ -136,16 +127,14 @@ class Convergence:
     reference: float | str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Classify:
+class Classify(Struct, frozen=True):
     """`line` is `first`, `last` or an index among the lines that are not blank (negative: from the end)."""
 
     type: ClassVar[str] = "classify"
     line: int | Literal["first", "last"] = "last"
 
 
-@dataclass(frozen=True, slots=True)
-class DiffStall:
+class DiffStall(Struct, frozen=True):
     """Whether the git working tree changed since the last look; `scope` holds path-specs."""
 
     type: ClassVar[str] = "diff_stall"
@@ -153,8 +142,7 @@ class DiffStall:
     max_stall: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreStall:
+class ScoreStall(Struct, frozen=True):
     """Whether the numbers in `history_file` (a template) still rise (or, with `falling`, still fall)."""
 
     type: ClassVar[str] = "score_stall"
@@ -164,25 +152,21 @@ class ScoreStall:
     falling: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ActionStall:
+class ActionStall(Struct, frozen=True):
     type: ClassVar[str] = "action_stall"
     track: tuple[str, ...] = ("action",)
     max_repeat: int = 2
 
 
-@dataclass(frozen=True, slots=True)
-class McpResult:
+class McpResult(Struct, frozen=True):
     type: ClassVar[str] = "mcp_result"
 
 
-@dataclass(frozen=True, slots=True)
-class HarborScorer:
+class HarborScorer(Struct, frozen=True):
     type: ClassVar[str] = "harbor_scorer"
 
 
-@dataclass(frozen=True, slots=True)
-class Judge:
+class Judge(Struct, frozen=True):
     """An evaluator that asks a model (`llm_structured`, `comparator`, `contract`, `advisor_consult`).
 
     `keys` holds the block's other keys as written.
@@ -208,8 +192,7 @@ Evaluator = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluate:
+class Evaluate(Struct, frozen=True):
     """An `evaluate:` block: the evaluator, and the template to judge instead of the action's output."""
 
     by: Evaluator
@@ -229,8 +212,7 @@ class Evaluate:
 # --- where a verdict leads -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Routes:
+class Routes(Struct, frozen=True):
     """A state's way out. `next` suppresses judging; `table` (a `route:` block) hides the shorthand keys.
 
     `on` maps verdicts to targets (`on_yes: x` is `{"yes": "x"}`; `on_success` and `on_failure` are read as
@@ -246,16 +228,14 @@ class Routes:
         return self.on.get("error")
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(Struct, frozen=True):
     """At most `limit` re-entries in a row after the first visit, then `then`."""
 
     limit: int
     then: str
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimit:
+class RateLimit(Struct, frozen=True):
     """Waiting out a provider's rate limit. A shell state has one only if it declares one of its keys."""
 
     retries: int = 3
@@ -265,8 +245,7 @@ class RateLimit:
     then: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Throttle:
+class Throttle(Struct, frozen=True):
     """Limits on consecutive runs of one state's action; only states that ask for it have one."""
 
     normal_max: int = 3
@@ -275,8 +254,7 @@ class Throttle:
     then: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(Struct, frozen=True):
     """One entry of `parameters:`, of a loop or of a fragment."""
 
     name: str
@@ -287,8 +265,7 @@ class Parameter:
     values: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Struct, frozen=True):
     """One state. `timeout` and `idle_timeout` are seconds; None means the loop's default, 0 means none."""
 
     name: str
@@ -324,8 +301,7 @@ class State:
         return isinstance(self.work, Prompt)
 
 
-@dataclass(frozen=True, slots=True)
-class RepeatedFailure:
+class RepeatedFailure(Struct, frozen=True):
     """`circuit.repeated_failure`: `then` is None to abort, else a state."""
 
     window: int = 3
@@ -335,8 +311,7 @@ class RepeatedFailure:
     exclude_paths: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Loop:
+class Loop(Struct, frozen=True):
     """A whole loop, resolved: inheritance, `flow` and fragments are expanded, defaults filled in.
 
     `fingerprint` identifies the resolved definition (not the file's comments or layout); a run resumes only
@@ -369,7 +344,7 @@ class Loop:
     on_handoff: Handoff = "pause"
     circuit: RepeatedFailure | None = None
     prompt_size_warn: int = 50000
-    meta: Mapping[str, Any] = field(default=EMPTY, compare=False)
+    meta: Mapping[str, Any] = EMPTY
 
 
 # --- how a run ends --------------------------------------------------------------------------------------
@@ -403,8 +378,7 @@ Status = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(Struct, frozen=True):
     """How a run (or a sub-loop) ended. Status word and exit code follow from it (`ll_loop.core.endings`).
 
     `asked` tells an interruption that the loop itself asked for (`LOOP_STOP:`); `signal` is the number of the

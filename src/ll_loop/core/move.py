@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, overload
+
+from msgspec import Struct
 
 from . import events
 from .context import Namespaces
@@ -29,8 +30,7 @@ class EndRun(Exception):  # noqa: N818 - control flow inside the machine, never 
         self.by = by
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True):
     """Stop here until the answer to `effect` comes; go on with `after`."""
 
     effect: Effect

@@ -9,8 +9,9 @@ events that are there tell how far the dead run got.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from ..errors import LoopError
 from . import machine
@@ -49,8 +50,7 @@ class ReplayError(LoopError):
     exit_code = 65
 
 
-@dataclass(slots=True)
-class Replayed:
+class Replayed(Struct):
     """A rebuilt run. `missing` are events that the dead run had not yet written; `at` is its clock in seconds.
 
     `started` tells whether the effect under way may have begun: it had been announced, or the run was interrupted.

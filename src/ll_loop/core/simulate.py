@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+from msgspec import Struct
 
 from . import machine
 from .effects import (
@@ -257,8 +258,7 @@ def _word(state: State, *, good: bool) -> str:
     return words[0] if good else words[-1]
 
 
-@dataclass(slots=True)
-class Ask:
+class Ask(Struct):
     """Answers by asking: `ask` gets the state and its action and says which verdict to lead to."""
 
     ask: Callable[[State, str], Verdict]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from . import events
 from .effects import ProbePaths
@@ -11,8 +11,7 @@ from .move import Move, Wait, assign
 from .template import TemplateError
 
 
-@dataclass(frozen=True, slots=True)
-class Stall:
+class Stall(Struct, frozen=True):
     """A stall: the state to go to, None to end the run with `text`."""
 
     target: str | None

@@ -12,10 +12,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from ll_loop.errors import LoopError
 
@@ -73,8 +74,7 @@ class Scope(Protocol):
         """The value at `path`, which may be None; raises `MissingValue` if there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Struct, frozen=True):
     """One `${...}` of a template: all of its text and its offset. What follows `env.` is one segment."""
 
     text: str
@@ -95,8 +95,7 @@ class Reference:
         return self.optional or self.default is not None
 
 
-@dataclass(frozen=True, slots=True)
-class _Fault:
+class _Fault(Struct, frozen=True):
     """A `${` that breaks the grammar: rendering up to it raises its message."""
 
     start: int
@@ -299,8 +298,7 @@ _OPENER = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Body:
+class _Body(Struct, frozen=True):
     """The text of one here-document: slices of the template's pieces, as (index, from, to)."""
 
     terminator: str

@@ -13,9 +13,10 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, assert_never
+
+from msgspec import Struct
 
 from ll_loop.errors import LoopError
 
@@ -62,8 +63,7 @@ class EvaluatorError(LoopError):
     """An evaluator that cannot give a verdict at all: the run ends as `no_route` with this text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(Struct, frozen=True):
     """A verdict and the facts behind it. `details` is valid JSON: a number that is not finite appears as null
     under its name and as a text under its name with `_text`."""
 
@@ -72,8 +72,7 @@ class Evaluation:
     details: Mapping[str, Any] = EMPTY
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Struct, frozen=True):
     """What an evaluator may see.
 
     `memory` is what the same state's evaluator gave back last time (valid JSON). `probe` is what
@@ -89,15 +88,13 @@ class Look:
     judging: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class TreeProbe:
+class TreeProbe(Struct, frozen=True):
     """A fingerprint of the git working tree is wanted, of these path-specs or of all of it."""
 
     scope: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryProbe:
+class HistoryProbe(Struct, frozen=True):
     """The text of this file (a template) is wanted, None if there is no such file."""
 
     history_file: str

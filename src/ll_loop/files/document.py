@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from ..core.model import Loop
 from ..errors import Problem
@@ -13,8 +14,7 @@ from .nodes import Map, Mark, mark_of
 Steps = tuple[str | int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FragmentUse:
+class FragmentUse(Struct, frozen=True):
     """What a state took from a fragment besides its shape: the declared parameters and the state's `with:`."""
 
     name: str
@@ -23,8 +23,7 @@ class FragmentUse:
     with_at: Mark
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """One loop file. `data` is resolved as far as it could be: inheritance, `flow`, fragments."""
 
     path: Path

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct
 
 from ..core.model import EMPTY
 from .complaints import Complaints
@@ -15,8 +16,7 @@ from .nodes import Map, Seq, plain
 SHAPE = "load.shape"
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
+class Fields(Struct, frozen=True):
     """A view of `data`, which stands under `steps`. A null scalar counts as absent."""
 
     data: Map

@@ -11,8 +11,9 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from ..check import Subject, check, excuses
 from ..core.model import Loop
@@ -27,16 +28,14 @@ Stamp = tuple[int, int, int] | None
 """What tells one version of a file from the next: modification time (ns), size, inode. None: no such file."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """A loop that may run, and the warnings about it."""
 
     loop: Loop
     problems: tuple[Problem, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One line of the catalogue. `name` is what to type; it need not be the file's `name:`."""
 
     name: str
@@ -48,8 +47,7 @@ class Entry:
     built_in: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Checked:
+class _Checked(Struct, frozen=True):
     loop: Loop | None
     problems: tuple[Problem, ...]
     looks: Mapping[Path, Stamp]
@@ -234,8 +232,7 @@ class Library:
         return f"{question}looked in {places}"
 
 
-@dataclass(slots=True)
-class _Looks:
+class _Looks(Struct):
     """The sources of one check; remembers every file it looked for, so that the result can be kept just so long."""
 
     library: Library

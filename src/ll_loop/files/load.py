@@ -5,8 +5,9 @@ Every step goes on after a complaint as long as what follows still means somethi
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from .build import build, verdict_of
 from .complaints import Complaints

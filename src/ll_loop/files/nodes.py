@@ -10,10 +10,10 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import yaml
+from msgspec import Struct
 
 from ..errors import Problem, Severity
 
@@ -122,8 +122,7 @@ class Seq(list[Any]):
         return value if isinstance(value, str) else self.written.get(index) if value is not None else None
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(Struct, frozen=True):
     """One file's value. `value` is None if the text could not be read; `problems` then holds an error."""
 
     value: Any

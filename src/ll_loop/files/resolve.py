@@ -7,9 +7,10 @@ with the values, so a complaint about an inherited state points into the parent'
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from .complaints import Complaints
 from .document import FragmentUse
@@ -32,8 +33,7 @@ class Sources(Protocol):
         """Whether `word` is the path of an existing executable."""
 
 
-@dataclass(slots=True)
-class Resolver:
+class Resolver(Struct):
     """Resolves one document; complaints go to `out`."""
 
     sources: Sources

@@ -89,7 +89,7 @@ class Admission:
             handle.run_id, handle.loop.name, handle.paths, handle.loop.singleton, derived_from=self._inherited
         )
         if foreign is not None and not handle.request.queue:
-            raise RefusedError(f"the scope of {handle.loop.name} is taken: {foreign}", hint=HINT)
+            raise RefusedError(f"the scope of {handle.loop.name} is held: {foreign}", hint=HINT)
         return foreign
 
 

@@ -39,7 +39,7 @@ class Engine:
         performer: Performer,
         clock: Clock,
         chance: Random,
-        changed: Callable[[Run], None] = lambda _: None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.run: Run | None = None
         self._journal = journal
@@ -68,7 +68,7 @@ class Engine:
     async def _record(self, decision: Decision, ts: str) -> None:
         self.run = decision.run
         self._journal.append_events(decision.events, ts)
-        self._changed(decision.run)
+        self._changed()
         if decision.effect is None or isinstance(decision.effect, RunAction):
             await self._committer.commit(self._journal)
         else:

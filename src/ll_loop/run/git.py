@@ -13,10 +13,10 @@ import re
 import shlex
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+from msgspec import Struct
 
 from ..errors import RefusedError, UsageError
 from .process import Command, Grace, Spawner, Stream
@@ -57,8 +57,7 @@ _QUIET = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class GitResult:
+class GitResult(Struct, frozen=True):
     """What one git command said. Bytes that are no UTF-8 survive as surrogates, so paths round-trip."""
 
     exit_code: int
@@ -162,8 +161,7 @@ def _lock_in_the_way(cwd: Path, result: GitResult) -> Path | None:
     return cwd / found["path"] if found else None
 
 
-@dataclass(frozen=True, slots=True)
-class Git:
+class Git(Struct, frozen=True):
     """`git` and `git_write` with what they need: the environment, the session's spawner, the patience."""
 
     env: Mapping[str, str] | None = None

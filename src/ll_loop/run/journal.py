@@ -18,13 +18,13 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.abc
+from msgspec import Struct, field
 
 from ..core.events import Event
 from ..errors import CannotCreateError, LoopError, RefusedError, StorageError
@@ -178,8 +178,7 @@ FAST = 0.001
 """Seconds below which a sync is shorter than the way to a thread and back, so that it is done at once."""
 
 
-@dataclass(slots=True, eq=False)
-class _Round:
+class _Round(Struct, eq=False):
     """One group commit: the journals in it, and how it went. `turn` wakes the task that is to lead it."""
 
     journals: list[Journal] = field(default_factory=list)
@@ -292,8 +291,7 @@ def sync_folder(folder: Path) -> None:
 # --- reading -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class JournalText:
+class JournalText(Struct, frozen=True):
     """A journal as read: its good records, and how many bytes of a torn last line follow them."""
 
     records: tuple[Record, ...]

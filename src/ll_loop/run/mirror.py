@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+from msgspec import Struct
 
 from ..errors import RefusedError, StorageError
 from . import procs
@@ -43,8 +43,7 @@ _CLOCKS_DIFFER = 2.0
 _SCRATCH = ".acquire.new"  # one name is enough, since one process at a time is past the gate
 
 
-@dataclass(frozen=True, slots=True)
-class Foreign:
+class Foreign(Struct, frozen=True):
     """A lock of somebody else. One with `trouble` can't be understood: it locks everything while it is young.
 
     `pid` is 0 and `scope` is `/` where the file does not tell.
@@ -58,8 +57,8 @@ class Foreign:
     since: datetime | None = None
     singleton: bool = False
     trouble: str = ""
-    owner: Identity | None = field(default=None, repr=False)
-    stamp: tuple[int, int, int] = field(default=(0, 0, 0), repr=False, compare=False)
+    owner: Identity | None = None
+    stamp: tuple[int, int, int] = (0, 0, 0)
 
     def __str__(self) -> str:
         if self.pid == 0:
@@ -68,8 +67,7 @@ class Foreign:
         return f"`{self.holder}` (pid {self.pid}) holds {', '.join(self.scope)}{since}"
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(Struct, frozen=True):
     """Something in the lock directory that was put right, for a person to know."""
 
     file: Path
@@ -79,8 +77,7 @@ class Notice:
         return f"{self.file}: {self.text}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Wish:
+class _Wish(Struct, frozen=True):
     run_id: str
     loop_name: str
     scope: tuple[str, ...]

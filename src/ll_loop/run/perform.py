@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,8 +72,15 @@ class Actions:
         self._log = log
         self._cwd = cwd
         self._env = env
+        self._encoded = {os.fsencode(key): os.fsencode(value) for key, value in {**env, "PWD": str(cwd)}.items()}
+        self._bash = shutil.which("bash", path=env.get("PATH")) or "bash"
         self._run_id = run_id
         self._grace = grace
+        self._script = _Script()
+
+    def close(self) -> None:
+        """Remove what was made for the actions."""
+        self._script.close()
 
     async def perform(self, effect: Effect) -> Answer:
         match effect:
@@ -100,16 +108,15 @@ class Actions:
             return ActionDone(1, stderr=NO_HOST)
         hearer = _Hearer(self._journal, self._log, action)
         try:
-            with _script(action.text) as path:
-                command = Command(
-                    argv=("bash", path),
-                    cwd=str(self._cwd),
-                    env=self._env,
-                    timeout=action.timeout or None,
-                    idle_timeout=action.idle_timeout or None,
-                    marker=f"LL_LOOP_RUN_ID={self._run_id}",
-                )
-                ended = await self._spawner.run(command, hearer, started=self._note_child, grace=self._grace)
+            command = Command(
+                argv=(self._bash, self._script.put(action.text)),
+                cwd=str(self._cwd),
+                env=self._encoded,
+                timeout=action.timeout or None,
+                idle_timeout=action.idle_timeout or None,
+                marker=f"LL_LOOP_RUN_ID={self._run_id}",
+            )
+            ended = await self._spawner.run(command, hearer, started=self._note_child, grace=self._grace)
         except OSError as error:
             return ActionDone(126, stderr=f"Action failed: cannot write its script: {error.strerror}")
         finally:
@@ -124,25 +131,36 @@ class Actions:
         return await fingerprint_of_tree(self._cwd, scope, self._env)
 
 
-class _script:  # noqa: N801 - reads as a statement
-    """The rendered action as a private file for bash, removed when the action is over."""
+class _Script:
+    """The private file that bash reads a run's actions from, one after the other; it is made for the first one.
 
-    def __init__(self, text: str) -> None:
-        self._data = text.encode(errors="surrogateescape")
+    Nothing of an earlier action can still be reading it: what an action leaves behind is ended with it.
+    """
+
+    def __init__(self) -> None:
         self._path = ""
+        self._fd = -1
+        self._text = ""
 
-    def __enter__(self) -> str:
-        path = os.path.join(tempfile.gettempdir(), f"ll-action-{secrets.token_hex(8)}.sh")
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._path = path
-        try:
-            _write_all(fd, self._data)
-        finally:
-            os.close(fd)
-        return path
+    def put(self, text: str) -> str:
+        """Make the file hold `text`; returns its path."""
+        if self._fd < 0:
+            self._path = os.path.join(tempfile.gettempdir(), f"ll-action-{secrets.token_hex(8)}.sh")
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        if text != self._text:
+            os.ftruncate(self._fd, 0)
+            os.lseek(self._fd, 0, os.SEEK_SET)
+            self._text = ""
+            _write_all(self._fd, text.encode(errors="surrogateescape"))
+            self._text = text
+        return self._path
 
-    def __exit__(self, *_: object) -> None:
-        Path(self._path).unlink(missing_ok=True)
+    def close(self) -> None:
+        """Remove the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            Path(self._path).unlink(missing_ok=True)
 
 
 class _Hearer:

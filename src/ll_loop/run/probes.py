@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from msgspec import Struct
+
 from ..core.effects import Loaded, LoadFailed, Probed
 from ..core.model import Loop
 from ..core.template import references
@@ -42,7 +44,7 @@ def _env_names(loop: Loop) -> set[str]:
 
 
 def _texts(value: object) -> Iterator[str]:
-    """Every text below a value made of dataclasses, mappings and sequences."""
+    """Every text below a value made of structs, mappings and sequences."""
     rest = [value]
     while rest:
         item = rest.pop()
@@ -50,8 +52,8 @@ def _texts(value: object) -> Iterator[str]:
             yield item
         elif isinstance(item, Mapping):
             rest.extend(item.values())
-        elif hasattr(item, "__dataclass_fields__"):
-            rest.extend(getattr(item, name) for name in item.__dataclass_fields__)
+        elif isinstance(item, Struct):
+            rest.extend(getattr(item, name) for name in item.__struct_fields__)
         elif isinstance(item, Iterable):
             rest.extend(item)
 

@@ -15,12 +15,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Literal, Protocol
 
 import anyio
 import anyio.lowlevel
+from msgspec import Struct
 
 from ll_loop.run import procs
 from ll_loop.run.procs import Identity
@@ -47,8 +47,7 @@ TimeoutKind = Literal["wall", "idle"]
 # --- values ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """What to run. Limits are seconds; None or 0 is no limit. `stdin` empty means /dev/null.
 
     `keep` is how many bytes of each stream's head and of its tail stay in memory. `marker` is the
@@ -58,7 +57,7 @@ class Command:
 
     argv: tuple[str, ...]
     cwd: str
-    env: Mapping[str, str]
+    env: Mapping[str, str] | Mapping[bytes, bytes]
     timeout: float | None = None
     idle_timeout: float | None = None
     stdin: bytes = b""
@@ -67,8 +66,7 @@ class Command:
     allow_background: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Captured:
+class Captured(Struct, frozen=True):
     """What a stream said: all of it, or head and tail around a line that tells how much is left out."""
 
     text: str = ""
@@ -76,8 +74,7 @@ class Captured:
     truncated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Struct, frozen=True):
     """How a command ended. `exit_code` is negative for a signal, 124 when a limit was reached.
 
     `leftovers` are background processes that outlived the leader: ended, unless they were allowed to stay.

@@ -13,17 +13,17 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from msgspec import Struct
 
 LINUX = sys.platform == "linux"
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """One process for all time: a recycled pid has another start, a restarted machine another boot.
 
     `start` is in clock ticks since boot on Linux, in epoch seconds elsewhere: only compare it.

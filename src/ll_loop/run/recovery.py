@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from ..core.machine import RESUMABLE
 from ..core.model import Loop
@@ -21,8 +22,7 @@ from .procs import Identity
 LATEST = "latest"
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRun:
+class StoredRun(Struct, frozen=True):
     """A run folder: what its journal says, and whether the process that owns it lives."""
 
     folder: Path

@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from ..core.model import EMPTY
 
 LONGEST_NAME = 40
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """One start, as the command line or the API asked for it. Round-trips through JSON.
 
     `context` values are taken as they are; `texts` are `KEY=VALUE` texts that take the type of the value they
@@ -47,8 +48,7 @@ class Request:
         return cls(**{**document, "texts": tuple((key, value) for key, value in document["texts"])})
 
 
-@dataclass(frozen=True, slots=True)
-class RunResult:
+class RunResult(Struct, frozen=True):
     """How a run ended. `duration_ms` counts all segments of a resumed run; `run_dir` is its folder of artifacts.
 
     `status` is a word of docs/files.md, or `refused` for a run that never began.
@@ -75,7 +75,7 @@ class RunResult:
         return self.exit_code == 0
 
     def to_json(self) -> dict[str, Any]:
-        document = {name: getattr(self, name) for name in self.__slots__ if name not in ("hint", "worktree")}
+        document = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("hint", "worktree")}
         if self.worktree:
             document["worktree"] = dict(self.worktree)
         return document

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import anyio
+import msgspec
 
 from ..core.snapshot import snapshot
 from . import files
@@ -58,6 +59,7 @@ class StateSaver:
 
 def _text(document: dict[str, Any]) -> str:
     try:
-        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False, default=plain)
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False, default=plain)
     except ValueError:
-        return json.dumps(finite(document), indent=1, ensure_ascii=False, default=plain)
+        text = json.dumps(finite(document), ensure_ascii=False, default=plain)
+    return msgspec.json.format(text, indent=1)

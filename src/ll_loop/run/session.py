@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import anyio
 import anyio.abc
+from msgspec.structs import asdict
 
 from ..core import machine
 from ..core.context import Namespaces, initial_context, missing_inputs
@@ -73,7 +74,9 @@ class Session:
     ) -> None:
         if jobs is not None and jobs < 1:
             raise UsageError(f"jobs must be at least 1, not {jobs}")
-        self.project = Path(project or ".").resolve()
+        self.project = Path(project or ".").expanduser().resolve()
+        if not self.project.is_dir():
+            raise NotFoundError(f"no such project folder: {self.project}")
         self.library = library or Library(self.project)
         self.loops_dir = self.project / ".loops"
         self.runs = self.loops_dir / "runs"
@@ -92,6 +95,7 @@ class Session:
         self._subreaper = subreaper
         self._worktrees = Worktrees(self.project, gate=Gate(), env=self.env, spawner=self._spawner)
         self._committer = Committer()
+        self._named: dict[str, Mapping[str, str]] = {}
         self._saver = StateSaver(self.handles)
         self._control = Control(self.handles)
         self._ended_by: tuple[TerminatedBy, int] | None = None
@@ -229,7 +233,7 @@ class Session:
                 "request": handle.request.to_json(),
                 "overrides": handle.request.overrides(),
                 "context": handle.context,
-                "env": named_env(loop, self.env),
+                "env": self._named_env(loop),
                 "batch": self.batch,
                 "index": handle.index,
                 **self._claim(),
@@ -383,23 +387,18 @@ class Session:
         failure: Exception | None = None
         handle.grace = Grace(self._grace.seconds)
         spent = handle.stored.spent() if handle.stored else 0.0
-        handle.engine = engine = Engine(
-            handle.journal,
-            self._committer,
-            Actions(
-                spawner=self._spawner,
-                library=self.library,
-                journal=handle.journal,
-                log=handle.folder / "output.log",
-                cwd=cwd,
-                env=self._env_of(handle),
-                run_id=handle.run_id,
-                grace=handle.grace,
-            ),
-            Clock(spent),
-            self._random,
-            lambda _: self._saver.mark(handle),
+        performer = Actions(
+            spawner=self._spawner,
+            library=self.library,
+            journal=handle.journal,
+            log=handle.folder / "output.log",
+            cwd=cwd,
+            env=self._env_of(handle),
+            run_id=handle.run_id,
+            grace=handle.grace,
         )
+        changed = partial(self._saver.mark, handle)
+        handle.engine = engine = Engine(handle.journal, self._committer, performer, Clock(spent), self._random, changed)
         try:
             await self._sweep(handle)
             decision, ts = self._first_decision(handle, engine, cwd)
@@ -408,6 +407,7 @@ class Session:
             failure = error
             raise
         finally:
+            performer.close()
             with anyio.move_on_after(CLOSING, shield=True):
                 try:
                     by, signal, text = cause_of(handle, failure)
@@ -422,7 +422,7 @@ class Session:
             origin = _origin(handle.loop, cwd)
             journal.append("run_started", {"at": 0.0, "origin": origin, "cwd": str(cwd)}, ts=ts)
             created = handle.context
-            env = named_env(handle.loop, self.env)
+            env = self._named_env(handle.loop)
             return machine.begin(handle.loop, created, env=env, ts=ts, origin=origin), ts
         journal.append_events(replayed.missing, replayed.run.ts)
         at = max(replayed.at, replayed.run.at)
@@ -432,6 +432,13 @@ class Session:
             ts=ts,
         )
         return machine.resume(replayed.run, at, ts, started=replayed.started, max_steps=handle.raised_cap), ts
+
+    def _named_env(self, loop: Loop) -> Mapping[str, str]:
+        """What the loop's templates may see of the environment; the same for all its runs."""
+        known = self._named.get(loop.fingerprint)
+        if known is None:
+            known = self._named[loop.fingerprint] = named_env(loop, self.env)
+        return known
 
     async def _sweep(self, handle: RunHandle) -> None:
         """End what a killed process of this run left alive, before anything of it runs again."""

@@ -18,13 +18,13 @@ import stat
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import anyio
 import anyio.to_thread
+from msgspec import Struct, field, to_builtins
 
 from ..errors import CannotCreateError, LoopError, RefusedError, UsageError
 from .git import Gate, Git, GitResult
@@ -48,8 +48,7 @@ _DISCARD_SECONDS = 30.0
 # --- values ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class WorktreeRecord:
+class WorktreeRecord(Struct, frozen=True):
     """One run's worktree as a run's journal keeps it; enough to find, adopt or finish it after a crash.
 
     `path` and `repo` (the tree that the run was started from) are absolute, `base` is the commit it starts
@@ -69,13 +68,11 @@ class WorktreeRecord:
         return Path(self.path, self.subdir)
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(Struct, frozen=True):
     """Nothing was left: directory and branch are gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """Work is left on `branch`; with a `path`, (some of) it is only there. `commands` bring all of it back."""
 
     branch: str
@@ -87,16 +84,14 @@ class Kept:
 Outcome = Removed | Kept
 
 
-@dataclass(slots=True)
-class Lease:
+class Lease(Struct):
     """A worktree in use. `outcome` is set when the `use` block has ended."""
 
     project: Path
     outcome: Outcome | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Leftover:
+class Leftover(Struct, frozen=True):
     """A worktree of ours that git knows of, alive or not. `record` is None if it was never finished being made."""
 
     path: str
@@ -106,15 +101,13 @@ class Leftover:
     record: WorktreeRecord | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Repository:
+class _Repository(Struct, frozen=True):
     top: Path
     common: Path
     subdir: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Registration:
+class _Registration(Struct, frozen=True):
     """One entry of `git worktree list`; `lock` is the reason, None if it isn't locked."""
 
     path: str
@@ -122,8 +115,7 @@ class _Registration:
     lock: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Notes:
+class _Notes(Struct, frozen=True):
     """What we know of a finished worktree; kept in its administrative directory, out of the checkout.
 
     `copies` maps each listed file (relative to the project) to its digest when it was copied. `settled` says
@@ -749,7 +741,7 @@ def _write_notes(admin: Path, notes: _Notes) -> None:
     """Replaced as a whole and on disk when this returns."""
     temporary = admin / f"{_NOTES}.tmp"
     with open(temporary, "w", encoding="ascii") as file:
-        json.dump(asdict(notes), file)
+        json.dump(to_builtins(notes), file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, admin / _NOTES)
