@@ -1,4 +1,4 @@
-"""The event vocabulary: names and fields of docs/events.md, one constructor an event.
+"""The event vocabulary: names and fields of docs/files.md, one constructor an event.
 
 Events of sub-loops carry `depth` and the sub-loop's name. Time, run id and sequence number are added by the journal.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from .endings import exit_code_of, status_of
 from .model import Ending
 
 PREVIEW = 2000
@@ -44,6 +45,8 @@ def loop_complete(ending: Ending, iterations: int) -> tuple[str, Fields]:
         "iterations": iterations,
         "terminated_by": ending.by,
         "failure_terminal": ending.failure_terminal,
+        "status": status_of(ending),
+        "exit_code": exit_code_of(ending),
     }
     if ending.error is not None:
         fields["error"] = ending.error

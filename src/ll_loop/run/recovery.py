@@ -80,7 +80,7 @@ class StoredRun(Struct, frozen=True):
         """The status word; a run whose owner died is `interrupted`, one that never began `queued`."""
         ended = self._ended_by
         if ended is not None:
-            return status_word(ended)
+            return str(ended["status"])
         if not procs.is_alive(self.owner):
             return "interrupted"
         last = self._last("run_created", "run_claimed", "run_started", "run_resumed")
@@ -91,7 +91,7 @@ class StoredRun(Struct, frozen=True):
         ended = self._ended_by
         if ended is None:
             return not procs.is_alive(self.owner)
-        return ended["terminated_by"] in RESUMABLE and status_word(ended) != "failed"
+        return ended["terminated_by"] in RESUMABLE and ended["status"] != "failed"
 
     @property
     def is_capped(self) -> bool:
@@ -122,23 +122,6 @@ class StoredRun(Struct, frozen=True):
     def spent(self) -> float:
         """Its own clock in seconds, as far as it was written down."""
         return float(max((record.get("at", 0.0) for record in self.text.records if "at" in record), default=0.0))
-
-
-def status_word(completed: Mapping[str, Any]) -> str:
-    """The status that follows from a `loop_complete` or `run_withdrawn` record."""
-    match completed["terminated_by"]:
-        case "terminal":
-            return "failed" if completed["failure_terminal"] else "completed"
-        case "max_steps" | "max_iterations_reached" | "interrupted" | "queue_timeout":
-            return "interrupted"
-        case "timeout":
-            return "timed_out"
-        case "user_stopped":
-            return "user_stopped"
-        case "handoff":
-            return "awaiting_continuation"
-        case _:
-            return "failed"
 
 
 def identity_from(document: Mapping[str, Any]) -> Identity:

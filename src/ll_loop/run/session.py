@@ -23,7 +23,8 @@ from msgspec.structs import asdict
 
 from ..core import machine
 from ..core.context import Namespaces, initial_context, missing_inputs
-from ..core.model import Loop, TerminatedBy
+from ..core.endings import exit_code_of, status_of
+from ..core.model import Ending, Loop, TerminatedBy
 from ..core.replay import Replayed
 from ..core.template import TemplateError, render
 from ..errors import CannotCreateError, LoopError, NotFoundError, RefusedError, UsageError
@@ -348,7 +349,9 @@ class Session:
         refused = isinstance(error, RefusedError) and handle.stored is None and handle.run is None
         if never_ended and journal.seq and not refused:
             by, signal, text = cause_of(handle, error)
-            journal.append("run_withdrawn", {"terminated_by": by, "signal": signal, "error": text})
+            ending = Ending(by, "", error=text, signal=signal)
+            codes = {"status": status_of(ending), "exit_code": exit_code_of(ending)}
+            journal.append("run_withdrawn", {"terminated_by": by, "signal": signal, "error": text, **codes})
         journal.close()
         if refused:
             recovery.forget(handle.folder)
