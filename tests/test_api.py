@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import math
 import threading
 from pathlib import Path
 
@@ -21,6 +23,30 @@ from projects import LIMIT, Project, appears, eventually, names
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path / "project")
+
+
+# --- ways out ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_raised_under_signals_comes_out_as_it_is(project: Project) -> None:
+    async def main() -> None:
+        async with api.Session(project.folder) as session, api.signals(session):
+            raise KeyError("mine")
+
+    for backend in ("asyncio", "trio"):
+        with pytest.raises(KeyError, match="mine"):
+            anyio.run(main, backend=backend)
+
+
+async def test_context_is_the_same_for_a_run_and_for_its_replay(project: Project) -> None:
+    project.loop("a", "echo ${context.day} ${context.map.1} ${context.pair} >> said")
+    context = {"day": datetime.date(2026, 11, 22), "map": {1: "one"}, "pair": ("x", 2), "nan": math.nan}
+    async with api.Session(project.folder) as session:
+        run = session.start("a", context=context)
+        assert (await run.wait()).status == "completed"
+    stored = api.find_run(project.runs, run.run_id)
+    assert run.context == stored.created["context"]
+    assert project.lines("said") == ["2026-11-22 one [x, 2]"]
 
 
 # --- many runs ---------------------------------------------------------------------------------------------

@@ -328,6 +328,29 @@ def test_errors_say_what_was_probably_meant(ll: Ll, words: Sequence[str], hint: 
     assert hint in ll(*words).err
 
 
+def test_an_unknown_option_is_told_with_its_command(ll: Ll) -> None:
+    assert ll("--backend", "trio").err.startswith("Error: `ll-loop` has no option `--backend`\n")
+    assert ll("run", "counter", "--frob").err.startswith("Error: `ll-loop run` has no option `--frob`\n")
+
+
+def test_a_loops_name_is_taken_for_a_command_only_if_there_is_no_such_loop(ll: Ll) -> None:
+    assert "the command" not in ll("needs").err
+    assert "the command" not in ll("bisect").err
+
+
+def test_a_mistyped_context_value_is_mentioned(ll: Ll) -> None:
+    said = ll("run", "counter", "--context", "limt=1", "--context", "other=1")
+    assert said.code == 0
+    assert "warning: counter knows no context value `limt`; did you mean `limit`?" in said.err.splitlines()
+    assert "other" not in said.err
+    assert "did you mean `tries`?" in ll("retry-until", "true", "--context", "trie=1").err
+
+
+def test_only_errors_are_told_when_a_loop_cannot_run(ll: Ll) -> None:
+    assert "warning: " not in ll("run", "wrong").err
+    assert "warning: " in ll("validate", "wrong").err
+
+
 def test_a_wrong_file_is_told_by_place(ll: Ll) -> None:
     said = ll("run", "wrong")
     assert ".loops/wrong.yaml:4:31: " in said.err
@@ -406,6 +429,7 @@ def test_the_list_can_be_narrowed(ll: Ll, project: Path) -> None:
 
 def test_a_loop_can_be_shown_as_text_as_json_and_as_a_diagram(ll: Ll) -> None:
     assert "    yes -> done" in ll("show", "counter").out.splitlines()
+    assert "  tries (10): " in ll("show", "retry-until").out
     assert ll("show", "counter", "-j").json["states"]["bump"]["routes"] == {"next": "check"}
     assert "    bump --> check: next" in ll("show", "counter", "--mermaid").out.splitlines()
 
@@ -440,7 +464,21 @@ def test_status_tells_of_one_run_or_of_all_under_way(ll: Ll) -> None:
     one = ll("status", run_id, "-j").json
     assert (one["run_id"], one["loop_name"], one["status"]) == (run_id, "bad", "failed")
     assert "context" not in one
-    assert "Status: failed" in ll("status", "bad").out.splitlines()
+    shown = ll("status", "bad").out.splitlines()
+    assert "Status: failed" in shown
+    assert "State: failed" in shown
+    assert ll("status") == Said(0, "", "no run is under way; `ll-loop history` lists those that are over\n")
+
+
+def test_the_log_of_a_silent_run_is_not_mentioned(ll: Ll) -> None:
+    ll("run-many", "bad", "endless", "--quiet")
+    assert "Log: " in ll("status", "bad").out
+    assert "Log: " not in ll("status", "endless").out
+
+
+def test_tables_keep_whole_ids_as_long_as_they_can(ll: Ll) -> None:
+    run_id = ll("run", "bad", "--json").json["runs"][0]["run_id"]
+    assert [line.split()[-1] for line in ll("history", columns=60).out.splitlines()] == ["run", run_id]
 
 
 def test_stopping_all_of_nothing_is_no_error(ll: Ll) -> None:

@@ -177,6 +177,22 @@ async def test_the_tracker_times_a_step_by_its_own_clock() -> None:
     assert (done.step.state, done.target, done.seconds) == ("bump", "check", 2.5)
 
 
+async def test_a_state_that_is_tried_again_after_a_break_says_so() -> None:
+    again: list[tuple[str, dict[str, Any]]] = [
+        ("loop_resume", {"from_state": "bump", "iteration": 2}),
+        ("state_enter", {"state": "bump", "iteration": 3, "attempt": 2}),
+        ("route", {"from": "bump", "to": "check"}),
+    ]
+    drawn, plain = Play("fix").view(Look(live=True, width=60)), Play("fix").view(Look())
+    drawn.tell(*again)
+    plain.tell(*again)
+    assert [" ".join(line.split()) for line in drawn.lines] == [
+        "! goes on after step 2, in bump",
+        "✓ 3 bump attempt 2 → check 0.0s",
+    ]
+    assert " state=bump attempt=2 next=check " in plain.lines[1]
+
+
 # --- many runs -----------------------------------------------------------------------------------------------
 
 

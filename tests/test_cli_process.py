@@ -131,6 +131,26 @@ def test_another_process_finds_the_scope_held_and_can_stop_its_holder(start: Sta
     assert "stopped: by the user, in nap" in err
 
 
+def test_a_killed_run_is_shown_as_dead_and_goes_on(start: Start) -> None:
+    killed = start("run-many", "sleeper", "sleeper", "--events")
+    wait_for_line(killed, '"line": "asleep"')
+    assert "  waits for sleeper\n" in start("status").communicate(timeout=DEADLINE)[0]
+    killed.kill()
+    killed.communicate(timeout=DEADLINE)
+    out, err = start("status").communicate(timeout=DEADLINE)
+    assert [line.endswith("  its process is gone") for line in out.splitlines()] == [False, True, True]
+    assert err == "no run is under way; 2 were interrupted, go on with: ll-loop resume\n"
+    one = start("status", "sleeper").communicate(timeout=DEADLINE)[0].splitlines()
+    assert "Status: interrupted: its process is gone" in one
+    assert one[-1].startswith("Resume with: ll-loop resume 2")
+    again = start("resume", "--events")
+    wait_for_line(again, '"line": "asleep"')
+    start("stop", "--all").communicate(timeout=DEADLINE)
+    again.communicate(timeout=DEADLINE)
+    log = start("history", "sleeper", "--json").communicate(timeout=DEADLINE)[0]
+    assert {run["status"] for run in json.loads(log)} == {"user_stopped"}
+
+
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_closed_pipe_ends_neither_the_run_nor_in_a_traceback(start: Start, project: Path, stream: str) -> None:
     process = start("talker", "--events")

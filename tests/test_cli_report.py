@@ -77,7 +77,26 @@ def test_the_resume_command_fits_the_terminal() -> None:
 
 def test_the_commands_of_a_kept_worktree_are_whole() -> None:
     lines = list(report.of_many([result_of(worktree=KEPT), result_of()], {}, Look(width=50)))
-    assert f"    {KEPT['commands'][0]}" in lines
+    assert lines[-4:] == ["fix:", "  kept its branch (it has changes):", f"    {KEPT['commands'][0]}", "2 runs: 2 done"]
+
+
+def test_a_worktree_that_stays_is_told_from_its_branch() -> None:
+    kept = {**KEPT, "commands": ["cd /somewhere"]}
+    assert list(report.of_one(result_of(worktree=kept), None, Look()))[1:] == [
+        "kept its worktree (it has changes):",
+        "  cd /somewhere",
+    ]
+
+
+def test_a_narrow_table_gives_up_whole_columns_first() -> None:
+    lines = [next(iter(report.of_many([result_of()], {}, Look(width=width)))) for width in (120, 60, 40, 25, 20)]
+    assert [line.split() for line in lines] == [
+        ["loop", "ended", "state", "steps", "time", "run"],
+        ["loop", "ended", "state", "steps", "time"],
+        ["loop", "ended", "state", "steps", "time"],
+        ["loop", "ended", "state"],
+        ["loop", "ended"],
+    ]
 
 
 @pytest.mark.parametrize("width", [40, 60, 120])

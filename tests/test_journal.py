@@ -329,3 +329,64 @@ async def test_runs_that_wait_hold_no_files_open(tmp_path: Path) -> None:
         assert sum(name.startswith(str(project.runs)) for name in _open_files()) <= 2
         project.file("go").touch()
     assert {handle.status for handle in handles} == {"completed"}
+
+
+# --- from both ends ----------------------------------------------------------------------------------------
+
+
+def _long(folder: Path, lines: int) -> Path:
+    one = _journal(folder)
+    one.append("run_created", {"index": 7, "context": {"text": "x" * 40_000}})
+    one.append("run_started", {"at": 0.0})
+    one.append("loop_complete", {"status": "of a sub-loop"}, depth=1)
+    for number in range(lines):
+        one.append("action_output", {"line": f'{number} "event":"run_claimed" ' + "x" * 100})
+    one.append("outcome", {"at": 2.5})
+    one.close()
+    return one.path
+
+
+@pytest.mark.parametrize("lines", [0, 2000])
+def test_a_journal_tells_its_first_and_last_records_without_being_read_whole(tmp_path: Path, lines: int) -> None:
+    ends = journal.Ends(_long(tmp_path / "one", lines))
+    assert ends.first["index"] == 7
+    found = ends.last("outcome", "run_started")
+    assert found is not None
+    assert (found["event"], found["at"]) == ("outcome", 2.5)
+    assert ends.last("loop_complete", "run_claimed") is None
+    assert ends.last("run_claimed", "run_created") == ends.first
+    started = ends.last("run_started")
+    assert started is not None
+    assert started["at"] == 0.0
+
+
+def test_what_is_appended_later_does_not_change_what_was_opened(tmp_path: Path) -> None:
+    path = _long(tmp_path / "one", 10)
+    ends, size = journal.Ends(path), path.stat().st_size
+    with path.open("ab") as file:
+        file.write(journal.encode({"event": "outcome", "at": 9.0, "seq": 99}))
+    found = ends.last("outcome")
+    assert found is not None
+    assert found["at"] == 2.5
+    assert ends.text().good == ends.size == size
+
+
+def test_a_torn_last_record_is_passed_over_and_a_damaged_one_is_not(tmp_path: Path) -> None:
+    path = _long(tmp_path / "one", 10)
+    with path.open("ab") as file:
+        file.write(journal.encode({"event": "outcome", "at": 9.0, "seq": 99})[:-4])
+    found = journal.Ends(path).last("outcome")
+    assert found is not None
+    assert found["at"] == 2.5
+    with path.open("ab") as file:
+        file.write(b"\n" + journal.encode({"event": "action_output", "seq": 100}))
+    with pytest.raises(StorageError, match="damaged"):
+        journal.Ends(path).last("outcome")
+
+
+def test_a_journal_without_its_first_record_is_no_run(tmp_path: Path) -> None:
+    one = _journal(tmp_path / "one")
+    one.append("outcome", {"at": 1.0})
+    one.close()
+    with pytest.raises(StorageError, match="first record is missing"):
+        journal.Ends(one.path)

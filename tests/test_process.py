@@ -157,6 +157,25 @@ async def test_a_child_that_does_not_read_its_input_ends_by_its_own_code(spawner
     assert said(await run(spawner, bash("exec <&-; exit 4", stdin=b"y" * 300_000))) == (4, "", "")
 
 
+async def test_a_command_that_has_ended_is_not_cut_off_any_more(spawner: Spawner) -> None:
+    """Its background child holds the pipe open, so that its last words are waited for a moment."""
+    leaders: list[Identity] = []
+    ended: list[Finished] = []
+
+    async def ending() -> None:
+        ended.append(await spawner.run(bash("sleep 60 & echo done"), Memory(), started=leaders.append))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ending)
+        with anyio.fail_after(5):
+            while not leaders or procs.is_alive(leaders[0]):  # noqa: ASYNC110 - that is what is cut at
+                await anyio.sleep(0.001)
+        await anyio.sleep(0.001)
+        tasks.cancel_scope.cancel()
+    assert [one.exit_code for one in ended] == [0]
+    assert spawner.live == ()
+
+
 async def test_closing_both_streams_is_not_ending(spawner: Spawner) -> None:
     finished = await run(spawner, bash("exec >&- 2>&-; sleep 0.4; exit 5"))
     assert finished.exit_code == 5

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -77,6 +76,26 @@ def test_there_is_nobody_behind_an_impossible_pid(pid: int) -> None:
     assert procs.session_of(pid) is None
     assert not procs.is_alive(replace(procs.own_identity(), pid=pid))
     assert not procs.send_signal(replace(procs.own_identity(), pid=pid), 0)
+
+
+def test_a_fork_is_another_process() -> None:
+    script = (
+        "import os\n"
+        "from ll_loop.run import procs\n"
+        "parent = procs.own_identity()\n"
+        "if os.fork() == 0:\n"
+        "    os._exit(procs.own_identity() == parent)\n"
+        "print(os.waitstatus_to_exitcode(os.wait()[1]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
+
+
+def test_the_processes_above_are_known_up_to_the_first() -> None:
+    above = [one.pid for one in procs.ancestors(os.getpid())]
+    assert above[0] == os.getppid()
+    assert procs.parent_of(above[-1]) == 0
+    assert procs.ancestors(2**30) == []
 
 
 def test_another_start_or_another_boot_is_another_process() -> None:
@@ -159,7 +178,7 @@ def test_sub_reaping_is_undone() -> None:
 @linux
 @pytest.mark.usefixtures("reaper")
 def test_orphans_are_known_by_session_or_marker_and_by_nothing_less(start: Start) -> None:
-    run_id, since = f"test-{uuid.uuid4().hex}", time.time()
+    run_id, since = f"test-{uuid.uuid4().hex}", procs.own_identity().start
     marker = f"LL_LOOP_RUN_ID={run_id}"
     child = start("sleep 60 & echo $!; setsid sleep 60 & echo $!; echo $$", LL_LOOP_RUN_ID=run_id)
     inside, outside = _known(_printed_pid(child)), _known(_printed_pid(child))
@@ -169,7 +188,7 @@ def test_orphans_are_known_by_session_or_marker_and_by_nothing_less(start: Start
         assert {inside, outside} == set(procs.orphans_of(marker, [], since))
         assert procs.orphans_of(f"{marker}x", [], since) == []
         assert procs.orphans_of("LL_LOOP_RUN_ID=none", [leader], since) == [inside]
-        assert procs.orphans_of(marker, [leader], since + 60) == []
+        assert procs.orphans_of(marker, [leader], outside.start + 1) == []
         assert inside.pid in procs.adopted_pids()
     finally:
         for orphan in (inside, outside):
@@ -183,3 +202,14 @@ def test_a_process_whose_parent_lives_is_no_orphan(start: Start) -> None:
     child = start("sleep 60 & echo $!; wait", LL_LOOP_RUN_ID=run_id)
     grandchild = _known(_printed_pid(child))
     assert grandchild not in procs.orphans_of(f"LL_LOOP_RUN_ID={run_id}", [], 0)
+
+
+@linux
+@pytest.mark.usefixtures("reaper")
+def test_a_member_of_the_session_needs_no_marker_and_no_certain_parent(start: Start) -> None:
+    child = start("echo $$; env -i bash -c 'echo $$; sleep 60; true' & wait")
+    leader, member = _known(_printed_pid(child)), _known(_printed_pid(child))
+    assert procs.orphans_of("LL_LOOP_RUN_ID=none", [leader], leader.start) == [leader]
+    procs.send_signal(leader, signal.SIGKILL)
+    _ended_unreaped(child)
+    assert procs.orphans_of("LL_LOOP_RUN_ID=none", [leader], leader.start) == [member]

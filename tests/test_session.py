@@ -109,6 +109,28 @@ async def test_a_queue_timeout_is_an_ending_and_leaves_no_folder(project: Projec
         holder.cancel()
 
 
+async def test_of_a_long_line_those_who_are_next_are_named(project: Project) -> None:
+    project.loop("a", "until test -e go; do sleep 0.01; done", scope="src")
+    async with Session(project.folder) as session:
+        handles = [session.start("a") for _ in range(30)]
+        await eventually(lambda: handles[-1].waits_for)
+        first = [handle.run_id for handle in handles[:3]]
+        assert handles[-1].waits_for == ", ".join([*first, "and others"])
+        assert handles[2].waits_for == ", ".join(first[:2])
+        project.file("go").touch()
+
+
+async def test_what_an_action_did_is_on_the_disk_before_the_run_sleeps(project: Project) -> None:
+    project.loop("a", "touch ran", "true", head="backoff: 30\n")
+    async with Session(project.folder) as session:
+        run = session.start("a")
+        async for record in run.events():
+            if record["event"] == "action_complete":
+                break
+        await eventually(lambda: not run.journal.unsynced)
+        run.cancel()
+
+
 async def test_another_session_waits_for_the_scope_of_this_one(project: Project) -> None:
     project.loop("long", "touch begun; until test -e go; do sleep 0.01; done; echo long >> order", scope="src")
     project.loop("other", "echo other >> order", scope="src")

@@ -227,12 +227,19 @@ async def signals(session: Session) -> AsyncIterator[None]:
 
     Only in the main thread of a program of one's own.
     """
+    failure: BaseException | None = None
     async with anyio.create_task_group() as tasks:
         await tasks.start(_obey, session)
         try:
             yield
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again below, without a group around it
+            failure = error
         finally:
             tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 async def _obey(session: Session, *, task_status: anyio.abc.TaskStatus[None]) -> None:

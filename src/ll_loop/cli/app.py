@@ -29,7 +29,7 @@ class Commands(click.Group):
         return list(self.commands)  # in the order of use, not of the alphabet
 
 
-@click.group(cls=Commands, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("ll-loop", cls=Commands, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ll-loop", message="%(prog)s %(version)s")
 async def app() -> None:
     pass

@@ -26,7 +26,8 @@ def complain(error: BaseException, words: list[str], commands: Sequence[str], *,
     code, message, hint, problems = _explain(_leaf(error), words, commands)
     if not message:
         return code
-    lines = problem_lines(problems) if problems else [message] if code == 130 else _error_lines(message, hint)
+    errors = [problem for problem in problems if problem.severity == "error"]
+    lines = problem_lines(errors) if errors else [message] if code == 130 else _error_lines(message, hint)
     say(*lines, fd=STDERR)
     options = words[: words.index("--")] if "--" in words else words
     if {"-j", "--json"} & set(options):
@@ -56,7 +57,8 @@ def _explain(
         case DefinitionError():
             return error.exit_code, str(error), "", error.problems
         case NotFoundError():
-            return error.exit_code, str(error), _command_hint(words, commands) or error.hint, ()
+            hint = _command_hint(words, commands) if str(error) == f"no loop `{words[0]}`" else ""
+            return error.exit_code, str(error), hint or error.hint, ()
         case LoopError():
             return error.exit_code, str(error), error.hint, ()
         case KeyboardInterrupt() | click.Abort():
@@ -69,7 +71,7 @@ def _explain(
 
 def _usage_message(error: click.UsageError) -> str:
     if isinstance(error, click.NoSuchOption):
-        command = error.ctx.command.name if error.ctx else ""
+        command = error.ctx.command_path if error.ctx else "ll-loop"
         return f"`{command}` has no option `{error.option_name}`"
     return error.format_message().rstrip(".")
 

@@ -122,7 +122,7 @@ class Steps(Quiet):
                 kind, glyph = _mark(step.is_good, look)
                 arrow = f"{look.glyphs.arrow} {target}" if target else ""
                 parts = (step.line, "") if step.is_good and step.line else (step.outcome, arrow)
-                text = "  ".join(part for part in parts if part)
+                text = "  ".join(part for part in (words.tried(step.attempt), *parts) if part)
                 yield _row(run, glyph, kind, step.depth, step.number, step.state, text, words.seconds(seconds), look)
             case Noted(_, text):
                 yield look.paint(look.fit(f"  ! {text}"), "yellow")
@@ -155,6 +155,7 @@ class Lines(Quiet):
                 number = f"{step.number}/{cap}" if not step.depth else f"{step.number}"
                 facts = [_stamp(ts), run.name, f"step={number}", f"state={step.state}"]
                 facts += [f"depth={step.depth}"] if step.depth else []
+                facts += [f"attempt={step.attempt}"] if step.attempt > 1 else []
                 facts += [f"verdict={step.verdict}"] if step.verdict else []
                 facts += [f"exit={step.exit_code}"] if step.exit_code is not None else []
                 facts += [f"next={target}"] if target else []

@@ -15,7 +15,7 @@ from ..api import StoredRun
 from ..errors import UsageError
 from . import report, words
 from .forms import results_to_json, text_of
-from .terminal import STDERR, STDOUT, columns, look_at, say
+from .terminal import STDERR, STDOUT, look_at, say, table
 
 Record = Mapping[str, Any]
 _RUN_ID = re.compile(r"latest$|\d{8}T\d{6}-")
@@ -26,10 +26,9 @@ def _project(project: Path | None) -> Path:
     return project or api.find_project(Path.cwd())
 
 
-def _print_table(rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> None:
+def _print_table(rows: Sequence[tuple[str, ...]], *, right: tuple[int, ...], spare: tuple[int, ...]) -> None:
     look = look_at(STDOUT, os.environ)
-    for line in columns(rows, right=right):
-        say(look.fit(line))
+    say(*map(look.fit, table(rows, look.width, right=right, spare=spare)))
 
 
 # --- status ------------------------------------------------------------------------------------------------
@@ -45,14 +44,36 @@ async def status(wanted: str | None, as_json: bool, project: Path | None) -> int
         say(text_of(documents[0] if wanted is not None else documents))
     elif wanted is not None:
         _print_one(found[0], api.find_run(where / ".loops" / "runs", found[0]["run_id"]))
-    elif found:
-        head = ("loop", "status", "state", "step", "since", "run", "")
-        rows = [(e["loop"], e["status"], e["state"] or "-", str(e["step"]), _time(e["since"]), e["run_id"],
-                 f"waits for {e['waits_for']}" if e["waits_for"] else "") for e in found]  # fmt: skip
-        _print_table([head, *rows], right=(3,))
     else:
-        say("no run is under way; `ll-loop history` lists those that are over", fd=STDERR)
+        _print_all(found)
+        hint = _resume_hint(found, where)
+        if hint:
+            say(look_at(STDERR, os.environ).fit(hint), fd=STDERR)
     return 0
+
+
+def _print_all(found: Sequence[Record]) -> None:
+    names = {entry["run_id"]: entry["loop"] for entry in found}
+    rows = [("loop", "status", "state", "step", "since", "run", "")]
+    for one in found:
+        holders = ", ".join(names.get(holder, holder) for holder in one["waits_for"].split(", "))
+        note = f"waits for {holders}" if holders else "" if one["pid"] else "its process is gone"
+        state, since = one["state"] or "-", _time(one["since"])
+        rows.append((one["loop"], one["status"], state, str(one["step"]), since, one["run_id"], note))
+    if found:
+        _print_table(rows, right=(3,), spare=(4, 3, 2, 0, 6))
+
+
+def _resume_hint(found: Sequence[Record], where: Path) -> str:
+    """What `ll-loop resume` would do now, if anything."""
+    if any(entry["pid"] for entry in found):
+        return ""
+    unfinished = [run for run in api.history(where) if run.is_resumable and not run.is_capped]
+    if not unfinished:
+        return "no run is under way; `ll-loop history` lists those that are over"
+    count = sum(run.batch == unfinished[0].batch for run in unfinished)
+    verb = "was" if count == 1 else "were"
+    return f"no run is under way; {count} {verb} interrupted, go on with: ll-loop resume"
 
 
 def _as_state(entry: Record) -> dict[str, Any]:
@@ -69,17 +90,18 @@ def _as_state(entry: Record) -> dict[str, Any]:
 
 
 def _print_one(entry: Record, run: StoredRun) -> None:
+    log = run.folder / "output.log"
     facts = [
         ("Loop", entry["loop"]),
         ("Run", entry["run_id"]),
-        ("Status", entry["status"]),
-        ("State", entry["state"] or "-"),
+        ("Status", entry["status"] if run.is_over or entry["pid"] else f"{entry['status']}: its process is gone"),
+        ("State", (run.completed or {}).get("final_state") or entry["state"] or "-"),
         ("Step", str(entry["step"])),
         ("Waits for", entry["waits_for"]),
-        ("Started", run.created["ts"]),
-        ("Updated", run.text.records[-1]["ts"]),
+        ("Started", _time(run.created["ts"])),
+        ("Updated", _time(run.text.records[-1]["ts"])),
         ("Process", str(entry["pid"] or "none")),
-        ("Log", str(run.folder / "output.log")),
+        ("Log", str(log) if log.exists() else ""),  # there is none before something was printed
         ("Events", str(run.folder / "events.jsonl")),
         ("Resume with", f"ll-loop resume {run.run_id}" if run.is_resumable else ""),
     ]
@@ -121,6 +143,7 @@ def history(wanted: str | None, chosen: Filter, as_json: bool, project: Path | N
     where = _project(project)
     is_run = wanted is not None and _RUN_ID.match(wanted)
     found = [] if is_run else api.history(where, wanted, limit=chosen.tail or None)
+    found.sort(key=lambda run: run.created["ts"], reverse=True)  # their ids tell the time to the second only
     if wanted is not None and not found:
         run = api.find_run(where / ".loops" / "runs", wanted)
         kept = chosen.kept(filter(api.is_public, run.text.records))
@@ -161,7 +184,7 @@ def _print_runs(runs: list[StoredRun]) -> None:
     for one in map(_summary, runs):
         took = words.seconds(one["duration_ms"] / 1000)
         rows.append((one["loop"], one["status"], _time(one["started_at"]), str(one["iterations"]), took, one["run_id"]))
-    _print_table(rows, right=(3, 4))
+    _print_table(rows, right=(3, 4), spare=(2, 4, 3, 0))
 
 
 def _print_events(records: Iterable[Record]) -> None:
@@ -188,7 +211,5 @@ async def stop(wanted: str | None, everything: bool, grace: float | None, as_jso
     if not results:
         say("nothing is running", fd=STDERR)
     look = look_at(STDERR, os.environ)
-    for result in results:
-        for line in report.of_one(result, None, look):
-            say(line, fd=STDERR)
+    say(*(report.of_one(results[0], None, look) if len(results) == 1 else report.of_many(results, {}, look)), fd=STDERR)
     return 0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..core.diagram import edges
-from ..core.model import Loop, Nothing, Prompt, Shell, State, SubLoop, Unsupported
+from ..core.model import Loop, Nothing, Parameter, Prompt, Shell, State, SubLoop, Unsupported
 from .forms import text_of
 from .terminal import Look, clean
 
@@ -122,12 +122,20 @@ def loop_lines(loop: Loop) -> Iterator[str]:
     yield f"scope: {', '.join(loop.scope) or '(the whole project)'}"
     if loop.required_inputs:
         yield f"needs: {', '.join(loop.required_inputs)}"
+    if loop.parameters:
+        yield "parameters:"
+        yield from (_parameter_line(parameter) for parameter in loop.parameters.values())
     if loop.context:
         yield "context:"
         yield from (f"  {key}: {clean(_value(value))}" for key, value in loop.context.items())
     yield "states:"
     for state in loop.states.values():
         yield from state_lines(state)
+
+
+def _parameter_line(parameter: Parameter) -> str:
+    default = "" if parameter.default is None else f" ({clean(_value(parameter.default))})"
+    return f"  {parameter.name}{default}: {clean(parameter.description)}".rstrip(": ")
 
 
 def loop_to_json(loop: Loop) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import words
-from .terminal import Look, cells, clean, columns, cut, pad
+from .terminal import Look, cells, clean, cut, pad, table
 
 if TYPE_CHECKING:
     from ..api import RunResult
@@ -29,7 +29,9 @@ def of_one(result: RunResult, failing: Record | None, look: Look, *, quiet: bool
     sentence = f"{ending} {'in' if ending == 'done' else 'after'} {steps}, {took}"
     yield _headline(sentence, f"run {result.run_id}", result.ok, look)
     yield from map(look.fit, _reasons(result, failing))
-    yield from _next_steps(result, look)
+    if result.resumable:
+        yield _resume_command(result, look)
+    yield from _what_is_kept(result, look)
 
 
 def _headline(sentence: str, right: str, ok: bool, look: Look) -> str:
@@ -56,16 +58,13 @@ def _reasons(result: RunResult, failing: Record | None) -> Iterator[str]:
                 yield f"    {stream}: {clean(line)}"
 
 
-def _next_steps(result: RunResult, look: Look) -> Iterator[str]:
-    if result.resumable:
-        yield _resume_command(result, look)
-    yield from _worktree_lines(result)
-
-
-def _worktree_lines(result: RunResult) -> Iterator[str]:
+def _what_is_kept(result: RunResult, look: Look) -> Iterator[str]:
+    """What is left of the run's worktree, if anything, and the commands that bring it back."""
     if result.worktree.get("kept"):
-        yield f"kept the worktree ({result.worktree['reason']}): {result.worktree['path']}"
-        yield from (f"  {command}" for command in result.worktree["commands"])  # whole, to be copied
+        commands = result.worktree["commands"]
+        what = "worktree" if any(command.startswith("cd ") for command in commands) else "branch"
+        yield look.fit(f"kept its {what} ({result.worktree['reason']}):")
+        yield from (f"  {command}" for command in commands)  # whole, to be copied
 
 
 def _resume_command(result: RunResult, look: Look) -> str:
@@ -86,16 +85,13 @@ def of_many(
     yield from _notices(shown, failing, look)
     yield look.fit(_counts(results))
     if any(result.resumable and result.terminated_by != "max_steps" for result in shown):
-        yield look.fit("resume what was interrupted with: ll-loop resume")
+        yield look.fit("resume them with: ll-loop resume")
 
 
 def _table(results: Sequence[RunResult], look: Look) -> list[str]:
     """A line a run. The ids go where the terminal is too narrow for them: cut, they would be of no use."""
     head = ("", "loop", "ended", "state", "steps", "time", "run")
-    rows = [head, *(_row(result, look) for result in results)]
-    lines = columns(rows, right=(4, 5))
-    fits = look.width is None or max(map(cells, lines)) < look.width
-    return lines if fits else columns([row[:-1] for row in rows], right=(4, 5))
+    return table([head, *(_row(result, look) for result in results)], look.width, right=(4, 5), spare=(6, 5, 4, 3))
 
 
 def _notices(results: Sequence[RunResult], failing: Mapping[str, Record], look: Look) -> Iterator[str]:
@@ -109,7 +105,7 @@ def _notices(results: Sequence[RunResult], failing: Mapping[str, Record], look: 
         lines = [look.fit(line) for line in reasons]
         if result.terminated_by == "max_steps" and result.resumable:
             lines.append(f"  {_resume_command(result, look)}")
-        lines += [f"  {line}" for line in _worktree_lines(result)]
+        lines += [f"  {line}" for line in _what_is_kept(result, look)]
         if lines:
             yield look.fit(f"{result.loop}:")
             yield from lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from msgspec import Struct
@@ -57,6 +58,8 @@ async def run(requests: Sequence[Request], wishes: Wishes) -> int:
         handles = api.start_all(session, requests)
         if not wishes.quiet:
             _mention_warnings(session.library, [request.name for request in requests])
+            for handle, request in zip(handles, requests, strict=True):
+                _mention_typos(handle, [key for key, _ in request.texts])
         return handles
 
     return await _see_through(start, wishes)
@@ -72,6 +75,16 @@ def _mention_warnings(library: api.Library, names: Iterable[str]) -> None:
         where, name = ("", doubtful[0]) if only else (f" in {len(doubtful)} loops", "NAME")
         line = f"{said}{where}: see `ll-loop validate {name}`"
         say(look_at(STDERR, os.environ).fit(line), fd=STDERR)
+
+
+def _mention_typos(handle: RunHandle, keys: Iterable[str]) -> None:
+    """Say that a context value has a name that the loop does not know, but one much like it."""
+    known = {*handle.loop.context, *handle.loop.parameters, *handle.loop.required_inputs}
+    for key in keys:
+        near = [] if key in known else get_close_matches(key, known, n=1, cutoff=0.75)
+        if near:
+            line = f"warning: {handle.loop.name} knows no context value `{key}`; did you mean `{near[0]}`?"
+            say(look_at(STDERR, os.environ).fit(line), fd=STDERR)
 
 
 async def resume(wanted: str | None, max_steps: int | None, wishes: Wishes) -> int:

@@ -209,6 +209,20 @@ def columns(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), gap: in
     return lines
 
 
+def table(
+    rows: Sequence[Sequence[str]], width: int | None, *, right: Sequence[int] = (), spare: Sequence[int] = ()
+) -> list[str]:
+    """Rows as aligned lines; of the columns numbered in `spare`, as many go as have to for lines below `width`."""
+    kept = list(range(len(rows[0])))
+    gone = iter(spare)
+    while True:
+        shown = [[row[index] for index in kept] for row in rows]
+        lines = columns(shown, right=[place for place, index in enumerate(kept) if index in right])
+        if width is None or max(map(cells, lines)) < width or (last := next(gone, None)) is None:
+            return lines
+        kept.remove(last)
+
+
 class Screen:
     """A terminal, or what stands for one: lines that scroll by and, below them, a few that are redrawn."""
 

@@ -24,6 +24,7 @@ class Step(Struct):
     number: int
     since: float
     depth: int = 0
+    attempt: int = 1
     action: str = ""
     heard: str = ""
     exit_code: int | None = None
@@ -184,7 +185,8 @@ class Tracker:
     def _enter(self, run: Following, record: Record) -> Iterator[Happening]:
         depth = record.get("depth", 0)
         yield from self._leave(run, depth, "", record)
-        run.steps.append(Step(record["state"], record["iteration"], self.clock(), depth))
+        attempt = record.get("attempt", 1)
+        run.steps.append(Step(record["state"], record["iteration"], self.clock(), depth, attempt))
         if not depth:
             run.count = record["iteration"]
 

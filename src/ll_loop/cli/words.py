@@ -70,6 +70,11 @@ def seconds(value: float, *, whole: bool = False) -> str:
     return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s"
 
 
+def tried(attempt: int, before: str = "") -> str:
+    """Which attempt at a state this is, empty for the first: a run that was cut off enters its state again."""
+    return f"{before}attempt {attempt}" if attempt > 1 else ""
+
+
 def exit_words(code: int | None) -> str:
     """An action's exit code in words, empty for a clean end."""
     if not code:
@@ -102,7 +107,8 @@ _NOTES: Mapping[str, Words] = {
     "api_error_exhausted": lambda r: f"{r['state']}: server error, gave up after {plural(r['retries'], 'retry')}",
     "handoff_detected": lambda r: f"{r['state']}: hands over to a later session",
     "workdir_vanished": lambda r: f"{r['state']}: the directory {r['path']} is gone",
-    "worktree_created": lambda r: f"worktree {r['worktree']} on {r['branch']}",
+    "worktree_created": lambda r: f"worktree {r['worktree']}",  # its branch is named alike
+    "loop_resume": lambda r: f"goes on after step {r['iteration']}, in {r['from_state']}",
     "swept": lambda r: f"ended {plural(len(r['ended']), 'process')} that the last session left behind",
 }
 
@@ -115,9 +121,9 @@ def note(record: Mapping[str, Any]) -> str:
 
 _DETAILS: Mapping[str, Words] = {
     "loop_start": lambda r: str(r["loop"]),
-    "loop_resume": lambda r: f"from {r['from_state']}  (step {r['iteration']})",
+    "worktree_created": lambda r: f"{r['worktree']} on {r['branch']}",
     "loop_complete": lambda r: f"{r['final_state']}  {plural(r['iterations'], 'step')}  [{r['terminated_by']}]",
-    "state_enter": lambda r: f"{r['state']}  (step {r['iteration']})",
+    "state_enter": lambda r: f"{r['state']}  (step {r['iteration']}{tried(r.get('attempt', 1), ', ')})",
     "action_start": lambda r: f"{clean(r['action'])}  [{'prompt' if r['is_prompt'] else 'shell'}]",
     "action_output": lambda r: f"| {clean(r['line'])}",
     "action_complete": lambda r: f"{exit_words(r['exit_code']) or 'ok'}  {seconds(r['duration_ms'] / 1000)}",

@@ -57,10 +57,8 @@ from .routing import ABSTAINED, HOLDS, abstention_fallback, route, takes_abstent
 from .template import TemplateError
 from .verdicts import Evaluation, EvaluatorError, Look, default_evaluation, evaluate
 
-RESUMABLE: frozenset[TerminatedBy] = frozenset(
-    {"interrupted", "user_stopped", "handoff", "max_steps", "max_iterations_reached", "queue_timeout"}
-)
-"""Endings after which a run may go on; after a cap only once the cap was raised."""
+RESUMABLE: frozenset[TerminatedBy] = frozenset({"interrupted", "user_stopped", "handoff", "max_steps", "queue_timeout"})
+"""Endings after which a run may go on; after its step cap only once that was raised. Nothing raises a pass cap."""
 
 LONGEST_STRETCH = 64
 """States in a row that need no answer before other runs get a turn."""

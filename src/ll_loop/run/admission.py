@@ -7,10 +7,11 @@ slot or for another process, but never a slot or anything on disk: docs/locks.md
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import anyio
+from anyio import sleep
 from anyio.lowlevel import checkpoint
 
 from ..errors import RefusedError
@@ -19,16 +20,28 @@ from .locks import Locks, Ticket
 from .mirror import Foreign, Mirror
 
 HINT = "wait for it with --queue"
+NESTED_HINT = "a call from within an action does not wait for others, who may wait for that action's run"
+NAMED = 3
+"""How many of those ahead are named: all of them, to each of a thousand in a line, would be a lot of text."""
+
+SETTLE = 0.05
+"""Seconds between two looks at a killed run that another process is taking up."""
+
+Sweep = Callable[[Foreign], Awaitable[bool]]
 
 
 class Admission:
-    """The doorkeeper of a session. `inherited` is the run whose action this process is part of, if any."""
+    """The doorkeeper of a session. `inherited` are the runs of whose actions this process is a part.
 
-    def __init__(self, locks: Locks, mirror: Mirror, jobs: int | None, inherited: str | None) -> None:
+    `sweep` ends what a killed run left at work: False if another process is about to do that.
+    """
+
+    def __init__(self, locks: Locks, mirror: Mirror, jobs: int | None, inherited: Iterable[str], sweep: Sweep) -> None:
         self._locks = locks
         self._mirror = mirror
         self._slots = _Slots(jobs)
-        self._inherited = frozenset([inherited] if inherited else [])
+        self._inherited = frozenset(inherited)
+        self._sweep = sweep
 
     def take_place(self, handle: RunHandle) -> None:
         """Ask for the run's scope in memory. RefusedError if it is held and the run may not queue."""
@@ -41,7 +54,7 @@ class Admission:
         singleton = handle.loop.name if handle.loop.singleton else None
         ticket = self._locks.request(handle.run_id, handle.paths, singleton=singleton)
         if not handle.request.queue and not ticket.granted:
-            blockers = ", ".join(ticket.blockers())
+            blockers = _named(ticket)
             ticket.release()
             raise RefusedError(f"the scope of {handle.loop.name} is held by {blockers}", hint=HINT)
         return ticket
@@ -70,7 +83,7 @@ class Admission:
 
     async def _enter(self, handle: RunHandle) -> None:
         if handle.ticket is not None and not handle.ticket.granted:
-            handle.note_waiting(", ".join(handle.ticket.blockers()))
+            handle.note_waiting(_named(handle.ticket))
             await handle.ticket.wait()
         while True:
             await self._slots.wait(handle)
@@ -80,17 +93,43 @@ class Admission:
                 return
             self._slots.give_back(handle)
             handle.note_waiting(str(foreign))
-            await self._mirror.wait_for_change(foreign, None)
+            if foreign.killed:
+                await sleep(SETTLE)
+            else:
+                await self._mirror.wait_for_change(foreign, None)
 
     async def _claim(self, handle: RunHandle) -> Foreign | None:
         if not _locks(handle):
             return None
-        foreign = await self._mirror.claim(
+        foreign = await self._one_claim(handle)
+        while foreign is not None and foreign.killed and await self._sweep(foreign):
+            self._mirror.swept(foreign)
+            foreign = await self._one_claim(handle)
+        if foreign is not None:
+            self._refuse_to_wait(handle, foreign)
+        return foreign
+
+    async def _one_claim(self, handle: RunHandle) -> Foreign | None:
+        return await self._mirror.claim(
             handle.run_id, handle.loop.name, handle.paths, handle.loop.singleton, derived_from=self._inherited
         )
-        if foreign is not None and not handle.request.queue:
-            raise RefusedError(f"the scope of {handle.loop.name} is held: {foreign}", hint=HINT)
-        return foreign
+
+    def _refuse_to_wait(self, handle: RunHandle, foreign: Foreign) -> None:
+        held = f"the scope of {handle.loop.name} is held: {foreign}"
+        if not handle.request.queue:
+            raise RefusedError(held, hint=HINT)
+        if handle.request.queue_timeout is None and self._is_nested():
+            raise RefusedError(held, hint=NESTED_HINT)
+
+    def _is_nested(self) -> bool:
+        """Whether a run that this process is a part of holds something: one that holds never waits for more."""
+        return bool(self._inherited) and any(lock.run_id in self._inherited for lock in self._mirror.holders())
+
+
+def _named(ticket: Ticket) -> str:
+    """Whom a ticket waits for; of a long line, those who are next."""
+    first = ticket.blockers(NAMED + 1)
+    return ", ".join([*first[:NAMED], "and others"] if len(first) > NAMED else first)
 
 
 class _Slots:

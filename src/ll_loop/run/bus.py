@@ -19,8 +19,9 @@ BUFFER = 10_000
 class Reader:
     """One reader's records, as an async iterator; ends when the session closes. `dropped` counts what was lost."""
 
-    def __init__(self, bus: Bus, wanted: Callable[[Record], bool], size: int) -> None:
+    def __init__(self, bus: Bus, wanted: Callable[[Record], bool], size: int, run_id: str | None = None) -> None:
         self.dropped = 0
+        self.run_id = run_id
         self._bus = bus
         self._wanted = wanted
         self._size = size
@@ -60,34 +61,46 @@ class Bus:
     """Hands each record to every reader and to every `listener` (a plain function that must not block)."""
 
     def __init__(self) -> None:
-        self._readers: list[Reader] = []
+        self._readers: dict[str | None, list[Reader]] = {}  # by the run that they are about; None: by all
         self._listeners: list[Callable[[Record], None]] = []
 
     def publish(self, record: Record) -> None:
         for listener in self._listeners:
             listener(record)
-        for reader in self._readers:
-            reader.offer(record)
+        for about in (None, record["run_id"]):
+            for reader in self._readers.get(about, ()):
+                reader.offer(record)
 
     def listen(self, listener: Callable[[Record], None]) -> None:
         """Call `listener` with every record from now on."""
         self._listeners.append(listener)
 
     def subscribe(
-        self, snapshot: list[Record], wanted: Callable[[Record], bool] = lambda _: True, size: int = BUFFER
+        self,
+        snapshot: list[Record],
+        wanted: Callable[[Record], bool] = lambda _: True,
+        size: int = BUFFER,
+        *,
+        run_id: str | None = None,
     ) -> Reader:
-        """A reader that gets `snapshot` first; the caller makes it in the same breath."""
-        reader = Reader(self, wanted, size + len(snapshot))
+        """A reader, of one run's records if `run_id` is given, that gets `snapshot` first.
+
+        The caller makes the snapshot in the same breath. Readers of other runs cost a record nothing.
+        """
+        reader = Reader(self, wanted, size + len(snapshot), run_id)
         for record in snapshot:
             reader.offer(record)
-        self._readers.append(reader)
+        self._readers.setdefault(run_id, []).append(reader)
         return reader
 
     def forget(self, reader: Reader) -> None:
-        if reader in self._readers:
-            self._readers.remove(reader)
+        fellows = self._readers.get(reader.run_id, [])
+        if reader in fellows:
+            fellows.remove(reader)
+        if not fellows:
+            self._readers.pop(reader.run_id, None)
 
     def close(self) -> None:
         """Every reader ends once it has read what it holds."""
-        for reader in list(self._readers):
+        for reader in [one for fellows in self._readers.values() for one in fellows]:
             reader.close()

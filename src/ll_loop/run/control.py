@@ -347,13 +347,12 @@ def _stored_result(run: StoredRun) -> RunResult:
 
 
 def _stored_entry(run: StoredRun) -> dict[str, Any]:
-    entered = [one for one in run.text.records if one["event"] == "state_enter" and "depth" not in one]
     return {
         "run_id": run.run_id,
         "loop": run.loop,
         "status": run.status,
-        "state": entered[-1]["state"] if entered else "",
-        "step": entered[-1]["iteration"] if entered else 0,
+        "state": run.state,
+        "step": run.step,
         "waits_for": "",
         "since": run.created["ts"],
         "pid": run.owner.pid if run.is_alive else 0,

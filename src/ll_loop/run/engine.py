@@ -1,6 +1,7 @@
 """The engine: records what the machine decided, performs its effect, hands the outcome back.
 
-Journal first: an action starts only when the records that announce it are on the disk.
+Journal first: an action starts only when the records that announce it are on the disk, and none waits there while
+the run sleeps.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from random import Random
 import anyio
 
 from ..core import machine
-from ..core.effects import Outcome, RunAction, answer_to_json
+from ..core.effects import Outcome, RunAction, Sleep, answer_to_json
 from ..core.frame import Run
 from ..core.machine import Decision
 from ..core.model import TerminatedBy
@@ -69,7 +70,7 @@ class Engine:
         self.run = decision.run
         self._journal.append_events(decision.events, ts)
         self._changed()
-        if decision.effect is None or isinstance(decision.effect, RunAction):
+        if decision.effect is None or isinstance(decision.effect, RunAction | Sleep):
             await self._committer.commit(self._journal)
         else:
             self._journal.flush()

@@ -79,7 +79,7 @@ class RunHandle:
     def events(self) -> Reader:
         """This run's records from now on (a snapshot first), as an async iterator that ends with the run."""
         held = [self.snapshot()] if self.run is not None else []
-        reader = self._bus.subscribe(held, wanted=lambda record: record["run_id"] == self.run_id)
+        reader = self._bus.subscribe(held, run_id=self.run_id)
         if self.result is not None:
             reader.close()
         else:

@@ -51,7 +51,7 @@ def encode(record: Mapping[str, Any]) -> bytes:
     """One line: the record and its checksum. Numbers that JSON does not know become texts."""
     try:
         text = _encoder.encode(record)
-    except ValueError:
+    except (ValueError, TypeError):  # such a number, or a key that is no text
         text = _encoder.encode(finite(record))
     body = text[:-1].encode(errors="backslashreplace")
     return b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body))
@@ -64,6 +64,12 @@ def finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def as_read_back(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as a journal gives them back: sequences are lists, keys are texts, dates are texts."""
+    found: dict[str, Any] = decode(encode(values)) or {}
+    return found
 
 
 class Journal:
@@ -173,6 +179,9 @@ class Journal:
                 os.close(self._fd)
             self._fd = -1
 
+
+NEAR = 16 * 1024
+"""Bytes at either end of a journal that are read at once; of most runs they tell how it ended."""
 
 FAST = 0.001
 """Seconds below which a sync is shorter than the way to a thread and back, so that it is done at once."""
@@ -301,21 +310,34 @@ class JournalText(Struct, frozen=True):
 
 def read(path: Path) -> JournalText:
     """Read a journal. StorageError when it is missing, or damaged anywhere but in its last line."""
+    return _parsed(path, _bytes_of(path, 0, None))
+
+
+def _bytes_of(path: Path, start: int, end: int | None) -> bytes:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read() if end is None else file.read(end - start)
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _parsed(path: Path, data: bytes) -> JournalText:
     records: list[Record] = []
     good = 0
     for start, line in _lines(data):
         record = decode(line)
         if record is None:
             if start + len(line) < len(data):
-                raise StorageError(f"{path}: record {len(records) + 1} is damaged", hint="restore the file from a copy")
+                raise _damaged(path, f"record {len(records) + 1}")
             break
         records.append(record)
         good = start + len(line)
     return JournalText(tuple(records), good, len(data) - good)
+
+
+def _damaged(path: Path, what: str) -> StorageError:
+    return StorageError(f"{path}: {what} is damaged", hint="restore the file from a copy")
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -335,3 +357,55 @@ def decode(line: bytes) -> Record | None:
         return None
     record: Record = json.loads(body + b"}")
     return record
+
+
+class Ends:
+    """A journal as it was when this was made, read from its two ends: what nobody asks for is not looked at.
+
+    A project has hundreds of journals, of which a listing wants to know the first record and one of the last.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """StorageError when it is missing or its first record is no good."""
+        self.path = path
+        try:
+            self.size = path.stat().st_size
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        self._start = max(0, self.size - NEAR)
+        self._tail = _bytes_of(path, self._start, self.size)
+        self.first = self._first()
+
+    def _first(self) -> Record:
+        data = self._tail if self._start == 0 else _bytes_of(self.path, 0, min(NEAR, self._start))
+        while b"\n" not in data and len(data) < self.size:
+            data = _bytes_of(self.path, 0, min(self.size, 4 * len(data)))
+        record = decode(data[: data.find(b"\n") + 1])
+        if record is None or record["event"] != "run_created":
+            raise StorageError(f"{self.path}: the first record is missing, so nothing is known of the run")
+        return record
+
+    def last(self, *names: str) -> Record | None:
+        """The last record of one of these names, those of sub-loops apart. StorageError if it is damaged."""
+        found = self._last_in(self._tail, names)
+        if found is None and self._start > 0:
+            self._start, self._tail = 0, _bytes_of(self.path, 0, self.size)
+            found = self._last_in(self._tail, names)
+        return found
+
+    def text(self) -> JournalText:
+        """All of it. StorageError if any record but the last is damaged."""
+        return _parsed(self.path, _bytes_of(self.path, 0, self.size))
+
+    def _last_in(self, data: bytes, names: Iterable[str]) -> Record | None:
+        beginnings = [b'\n{"event":"%b",' % name.encode() for name in names]
+        end = len(data)
+        while (at := max(data.rfind(beginning, 0, end) for beginning in beginnings)) >= 0:
+            line_end = data.find(b"\n", at + 1) + 1 or len(data)
+            record = decode(data[at + 1 : line_end])
+            if record is not None and "depth" not in record:
+                return record
+            if record is None and line_end < len(data):
+                raise _damaged(self.path, "a record")
+            end = at + 1
+        return self.first if self._start == 0 and "run_created" in names else None

@@ -15,7 +15,7 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count, takewhile
+from itertools import count, islice, takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NewType, Self
@@ -116,9 +116,12 @@ class Ticket:
         """How many earlier tickets are in the way: 0 when granted."""
         return len(self._earlier())
 
-    def blockers(self) -> list[str]:
-        """Whom this ticket waits for, those that hold and those that wait before it, in their order."""
-        return [ticket.holder for ticket in self._earlier()]
+    def blockers(self, most: int | None = None) -> list[str]:
+        """Whom this ticket waits for, those that hold and those that wait before it, in their order.
+
+        The first `most` of them cost no more than they are, however many there are.
+        """
+        return [ticket.holder for ticket in self._earlier(most)]
 
     async def wait(self) -> None:
         """Returns when the paths are granted, however long that takes.
@@ -168,13 +171,13 @@ class Ticket:
     ) -> None:
         self.release()
 
-    def _earlier(self) -> list[Ticket]:
+    def _earlier(self, most: int | None = None) -> list[Ticket]:
         found: dict[int, Ticket] = {}
         if self._state == "waiting":
             for line in self._lines:
                 for tickets in (*(node.own for node in line.above), line.node.live):
-                    found.update(takewhile(lambda item: item[0] < self._number, tickets.items()))
-        return [found[number] for number in sorted(found)]
+                    found.update(islice(takewhile(lambda item: item[0] < self._number, tickets.items()), most))
+        return [found[number] for number in sorted(found)[:most]]
 
     def _grant(self) -> None:
         self._state = "held"

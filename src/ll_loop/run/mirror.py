@@ -25,6 +25,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..errors import RefusedError, StorageError
 from . import procs
@@ -46,7 +47,8 @@ _SCRATCH = ".acquire.new"  # one name is enough, since one process at a time is 
 class Foreign(Struct, frozen=True):
     """A lock of somebody else. One with `trouble` can't be understood: it locks everything while it is young.
 
-    `pid` is 0 and `scope` is `/` where the file does not tell.
+    `pid` is 0 and `scope` is `/` where the file does not tell. One that is `killed` is of a run of this engine whose
+    process is dead; what it started may still be at work.
     """
 
     holder: str
@@ -59,6 +61,8 @@ class Foreign(Struct, frozen=True):
     trouble: str = ""
     owner: Identity | None = None
     stamp: tuple[int, int, int] = (0, 0, 0)
+    is_ours: bool = False
+    killed: bool = False
 
     def __str__(self) -> str:
         if self.pid == 0:
@@ -101,6 +105,9 @@ class Mirror:
     What is put right on the way (locks of the dead, damaged files) is handed to `notify` in the event loop,
     or else kept in `notices`. `fold_case` as in `Locks`. In seconds: `patience` with the gate, and
     `poll` between looks at what no event tells of.
+
+    With `sweeps`, the lock of a killed run of this engine is not cleared away: a claim that it is in the way of returns
+    it, `killed`. The caller ends what that run left at work, says `swept`, and claims again.
     """
 
     def __init__(
@@ -112,6 +119,7 @@ class Mirror:
         fold_case: bool = FOLD_CASE,
         patience: float = PATIENCE,
         poll: float = POLL,
+        sweeps: bool = False,
     ) -> None:
         self.notices: list[Notice] = []
         self._dir = running_dir
@@ -120,6 +128,8 @@ class Mirror:
         self._fold_case = fold_case
         self._patience = patience
         self._poll = poll
+        self._sweeps = sweeps
+        self._swept: set[tuple[int, int, int]] = set()
         self._wanted: set[str] = set()
         self._inodes: dict[str, int] = {}  # of the files that are ours, by run id
         self._limiter = anyio.CapacityLimiter(1)
@@ -169,6 +179,10 @@ class Mirror:
                         await gone.wait()
                 group.cancel_scope.cancel()
 
+    def swept(self, killed: Foreign) -> None:
+        """Nothing of this run is alive any more: its lock is to be cleared away."""
+        self._swept.add(killed.stamp)
+
     async def drop(self, run_id: str) -> None:
         """Removes the run's lock file, also while being cancelled. Twice is once."""
         self.drop_nowait(run_id)  # 20 µs: handing it to a thread would cost five times as much
@@ -215,14 +229,20 @@ class Mirror:
         with _gate(self._dir):
             found: Foreign | None = None
             for lock in _locks_in(self._dir, wish.derived_from.union(self._inodes)):
-                notice = _clear_away(lock)
+                killed = self._is_killed(lock)
+                notice = None if killed else _clear_away(lock)
                 if notice is not None:
                     notices.append(notice)
                 elif found is None and wish.conflicts_with(lock):
-                    found = lock
+                    found = replace(lock, killed=killed)
             if found is None:
                 self._write(wish)
             return found
+
+    def _is_killed(self, lock: Foreign) -> bool:
+        if not self._sweeps or not lock.is_ours or lock.owner is None or lock.stamp in self._swept:
+            return False
+        return lock.owner.boot == procs.boot_id() and bool(_why_void(lock))
 
     def _write(self, wish: _Wish) -> None:
         scratch, file = os.path.join(self._dir, _SCRATCH), self._file_of(wish.run_id)
@@ -355,6 +375,7 @@ def _parsed(file: Path, data: bytes, stamp: tuple[int, int, int]) -> Foreign:
         singleton=record.get("singleton") is True,
         owner=_identity_in(record, pid),
         stamp=stamp,
+        is_ours=record.get("run_id") == file.stem,
     )
 
 

@@ -39,6 +39,9 @@ from .probes import fingerprint_of_paths, fingerprint_of_tree, load_loop
 from .process import Command, Finished, Grace, Spawner
 from .procs import Identity
 
+SCRIPTS = "ll-action-*.sh"
+"""The files that actions are read from, in the system's folder for temporary files."""
+
 HISTORY_LIMIT = 1 << 20
 MOST_MARKED = 100
 NO_HOST = "Action failed: this version has no agent hosts yet, so prompts and slash commands cannot run"
@@ -124,11 +127,12 @@ class Actions:
         return _done(ended, hearer.marked, str(self._cwd))
 
     def _note_child(self, child: Identity) -> None:
-        self._journal.append("action_spawned", {"pid": child.pid, "start": child.start, "boot": child.boot})
+        spawned = {"pid": child.pid, "start": child.start, "boot": child.boot, "script": self._script.path}
+        self._journal.append("action_spawned", spawned)
         self._journal.flush()
 
     async def _tree(self, scope: tuple[str, ...]) -> Probed:
-        return await fingerprint_of_tree(self._cwd, scope, self._env)
+        return await fingerprint_of_tree(self._cwd, scope, self._env, self._spawner)
 
 
 class _Script:
@@ -138,29 +142,29 @@ class _Script:
     """
 
     def __init__(self) -> None:
-        self._path = ""
+        self.path = ""
         self._fd = -1
         self._text = ""
 
     def put(self, text: str) -> str:
         """Make the file hold `text`; returns its path."""
         if self._fd < 0:
-            self._path = os.path.join(tempfile.gettempdir(), f"ll-action-{secrets.token_hex(8)}.sh")
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self.path = os.path.join(tempfile.gettempdir(), SCRIPTS.replace("*", secrets.token_hex(8)))
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         if text != self._text:
             os.ftruncate(self._fd, 0)
             os.lseek(self._fd, 0, os.SEEK_SET)
             self._text = ""
             _write_all(self._fd, text.encode(errors="surrogateescape"))
             self._text = text
-        return self._path
+        return self.path
 
     def close(self) -> None:
         """Remove the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            Path(self._path).unlink(missing_ok=True)
+            Path(self.path).unlink(missing_ok=True)
 
 
 class _Hearer:

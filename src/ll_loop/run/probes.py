@@ -15,6 +15,7 @@ from ..core.template import references
 from ..errors import LoopError
 from ..files.library import Library
 from .git import git
+from .process import Spawner
 
 PATHS_A_CALL = 200
 
@@ -72,7 +73,9 @@ def _stamp(path: str) -> str:
     return f"{path}:{status.st_mtime_ns}:{status.st_size}"
 
 
-async def fingerprint_of_tree(cwd: Path, scope: tuple[str, ...], env: Mapping[str, str]) -> Probed:
+async def fingerprint_of_tree(
+    cwd: Path, scope: tuple[str, ...], env: Mapping[str, str], spawner: Spawner | None = None
+) -> Probed:
     """A hash over the content of all files in scope that git tracks or does not ignore.
 
     Staging and committing do not change it; our own folder does not count. An error if git cannot tell.
@@ -80,7 +83,7 @@ async def fingerprint_of_tree(cwd: Path, scope: tuple[str, ...], env: Mapping[st
     specs = ["--", *(scope or (".",)), ":(exclude,top).loops", ":(exclude).loops"]
     content: dict[str, str] = {}
     for flags in (("-s",), ("-m",), ("-d",), ("-o", "--exclude-standard")):
-        listed = await git(cwd, "ls-files", "-z", *flags, *specs, env=env)
+        listed = await git(cwd, "ls-files", "-z", *flags, *specs, env=env, spawner=spawner)
         if listed.exit_code != 0:
             return Probed(None, error=listed.stderr.strip() or "git ls-files failed")
         names = [name for name in listed.stdout.split("\0") if name]
@@ -89,17 +92,17 @@ async def fingerprint_of_tree(cwd: Path, scope: tuple[str, ...], env: Mapping[st
         elif flags == ("-d",):
             content = {path: found for path, found in content.items() if path not in set(names)}
         else:
-            content |= await _hashes(cwd, names, env)
+            content |= await _hashes(cwd, names, env, spawner)
     text = "\n".join(f"{path}\0{found}" for path, found in sorted(content.items()))
     return Probed(hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest())
 
 
-async def _hashes(cwd: Path, names: list[str], env: Mapping[str, str]) -> dict[str, str]:
+async def _hashes(cwd: Path, names: list[str], env: Mapping[str, str], spawner: Spawner | None) -> dict[str, str]:
     present = [name for name in names if (cwd / name).is_file()]
     found: dict[str, str] = {}
     for start in range(0, len(present), PATHS_A_CALL):
         part = present[start : start + PATHS_A_CALL]
-        hashed = await git(cwd, "hash-object", "--", *part, env=env)
+        hashed = await git(cwd, "hash-object", "--", *part, env=env, spawner=spawner)
         found |= dict(zip(part, hashed.stdout.split(), strict=False))
     return found
 

@@ -552,6 +552,7 @@ class _Child:
 
     def __init__(self, command: Command, sink: Sink) -> None:
         """Spawn. Raises OSError, or ValueError for a NUL in the arguments, with nothing left open."""
+        self.begun = anyio.current_time()
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             out, child_out = _pipe(ours, theirs)
             err, child_err = _pipe(ours, theirs)
@@ -559,7 +560,6 @@ class _Child:
             stdin = theirs.enter_context(_input(command.stdin))
             self._popen = _spawn(command, stdin, child_out, child_err)
             self._open = ours.pop_all()
-        self.begun = anyio.current_time()
         self.exit_code: int | None = None
         self.status_lost = False
         self.identity = procs.identity_of(self._popen.pid) or Identity(self._popen.pid, 0, procs.boot_id())
@@ -728,7 +728,8 @@ class Spawner:
         kind = await child.wait(command.timeout, command.idle_timeout)
         unkillable = await child.end(tree) if kind else ()
         if not kind:
-            await child.drain()
+            with anyio.CancelScope(shield=True):  # it has done its work, which must not be taken for cut off
+                await child.drain()
         child.finish()
         duration = anyio.current_time() - child.begun
         code = child.reap()

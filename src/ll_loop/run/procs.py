@@ -162,9 +162,8 @@ def read_table() -> Table:
 # --- one process -----------------------------------------------------------------------------------------
 
 
-@functools.cache
 def own_identity() -> Identity:
-    """This very process."""
+    """This very process; not kept, since a fork is another one."""
     own = identity_of(os.getpid())
     if own is None:
         raise RuntimeError("this system has no readable process table")
@@ -312,6 +311,16 @@ def members_of_session(sid: int) -> list[Identity]:
     return [row.identity for row in read_table().values() if row.session == sid]
 
 
+def ancestors(pid: int) -> list[Identity]:
+    """Who is above `pid` now, parents first: one of them is who gets its orphans."""
+    found: list[Identity] = []
+    row = read_row(pid)
+    while row is not None and (above := read_row(row.parent) if row.parent > 0 else None):
+        found.append(above.identity)
+        row = above
+    return found
+
+
 def rows_of_session(leader: Identity, table: Table) -> list[Row]:
     """The rows of the session that `leader` opened; empty if its number belongs to another session by now."""
     if leader.boot != boot_id():
@@ -325,23 +334,28 @@ def rows_of_session(leader: Identity, table: Table) -> list[Row]:
 # --- orphans ---------------------------------------------------------------------------------------------
 
 
-def orphans_of(marker: str, leaders: Collection[Identity], since: float) -> list[Identity]:
-    """What a dead run left alive: our user's orphans since `since` (epoch seconds) that are its own.
+def orphans_of(
+    marker: str, leaders: Collection[Identity], since: float, above: Collection[Identity] = ()
+) -> list[Identity]:
+    """What a dead run left alive: our user's processes begun at `since` (as `Identity.start`) that are its own.
 
-    Its own are those in a session opened by one of `leaders`, and those whose environment holds `marker`
-    (`LL_LOOP_RUN_ID=<run id>`). Only orphans' environments are read: processes whose parent is pid 1, this
-    process or the user's service manager. Descendants of what is returned are not listed.
+    Its own are those in a session opened by one of `leaders`, whoever their parent is, and those orphans whose
+    environment holds `marker` (`LL_LOOP_RUN_ID=<run id>`). Only orphans' environments are read: processes whose
+    parent is pid 1, this process, the user's service manager or one of `above`, the ancestors that the run's process
+    had (any of them may be a sub-reaper). Descendants of what is returned are not listed.
     """
     table = read_table()
     keepers = {1, os.getpid()} | {row.pid for row in table.values() if row.parent == 1 and _is_manager(row.pid)}
-    ours = {row.pid for leader in leaders for row in rows_of_session(leader, table)}
+    keepers |= {one.pid for one in above if (row := table.get(one.pid)) and row.identity == one}
+    members = {row.pid for leader in leaders for row in rows_of_session(leader, table)}
+    tops = {pid for pid in members if table[pid].parent not in members}
     candidates = [
         row
         for row in table.values()
-        if row.parent in keepers and not row.zombie and _owner_of(row.pid) == os.getuid()
-        if row.pid != os.getpid() and _epoch_start(row) >= since - 1  # both clocks are coarse
+        if (row.pid in tops or row.parent in keepers) and not row.zombie and _owner_of(row.pid) == os.getuid()
+        if row.pid != os.getpid() and row.start >= since
     ]
-    return [row.identity for row in candidates if row.pid in ours or carries(row.identity, marker)]
+    return [row.identity for row in candidates if row.pid in tops or carries(row.identity, marker)]
 
 
 def _is_manager(pid: int) -> bool:

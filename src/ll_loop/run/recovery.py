@@ -4,29 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-from msgspec import Struct
 
 from ..core.machine import RESUMABLE
 from ..core.model import Loop
 from ..core.replay import Replayed, ReplayError, replay
-from ..errors import LoopError, NotFoundError, RefusedError, StorageError
+from ..errors import LoopError, NotFoundError, RefusedError
 from ..files.library import Library
 from . import journal, procs
-from .journal import JournalText, Record
+from .journal import Ends, JournalText, Record
 from .procs import Identity
 
 LATEST = "latest"
 
 
-class StoredRun(Struct, frozen=True):
-    """A run folder: what its journal says, and whether the process that owns it lives."""
+class StoredRun:
+    """A run folder: what its journal said when this was made, and whether the process that owns it lives."""
 
-    folder: Path
-    text: JournalText
+    def __init__(self, folder: Path) -> None:
+        """StorageError if nothing can be known of the run."""
+        self.folder = folder
+        self._ends = Ends(folder / journal.NAME)
+
+    def __repr__(self) -> str:
+        return f"<StoredRun {self.run_id}>"
+
+    @cached_property
+    def text(self) -> JournalText:
+        """Every record. StorageError if the journal is damaged anywhere but in its last line."""
+        return self._ends.text()
 
     @property
     def run_id(self) -> str:
@@ -34,7 +42,7 @@ class StoredRun(Struct, frozen=True):
 
     @property
     def created(self) -> Record:
-        return self.text.records[0]
+        return self._ends.first
 
     @property
     def loop(self) -> str:
@@ -107,21 +115,80 @@ class StoredRun(Struct, frozen=True):
         return self._last("run_created", "run_claimed") or self.created
 
     def _last(self, *names: str) -> Record | None:
-        """The last record of one of these names; of `loop_complete`, only the run's own count."""
-        return next((one for one in reversed(self.text.records) if one["event"] in names and "depth" not in one), None)
+        return self._ends.last(*names)
+
+    @property
+    def is_swept(self) -> bool:
+        """Whether nothing of it can be alive that its present process does not know of."""
+        last = self._last("run_started", "run_claimed", "swept", "run_resumed")
+        return last is None or last["event"] != "run_claimed" or not self.has_begun
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an action of it may have been started."""
+        return self._last("run_started") is not None
+
+    @property
+    def step(self) -> int:
+        """How many states it has entered."""
+        ended = self.completed
+        entered = self._last("state_enter") if ended is None else None
+        return int(ended["iterations"] if ended else entered["iteration"] if entered else 0)
+
+    @property
+    def state(self) -> str:
+        """The state that it is in, or was last; empty if it never began."""
+        entered = self._last("state_enter")
+        return str(entered["state"]) if entered else ""
 
     @property
     def end(self) -> int:
         """How many bytes the journal had when it was read."""
-        return self.text.good + self.text.torn
+        return self._ends.size
 
     def children(self) -> list[Identity]:
-        """The leaders of the actions that it started."""
-        return [identity_from(record) for record in self.text.records if record["event"] == "action_spawned"]
+        """The leaders of the actions under way; those before them took everything of theirs along."""
+        found: list[Identity] = []
+        for record in reversed(self.text.records):
+            if record["event"] == "outcome":
+                break
+            if record["event"] == "action_spawned":
+                found.append(identity_from(record))
+        return found
+
+    @property
+    def has_spawned(self) -> bool:
+        """Whether the action under way was started since the run was last taken up."""
+        last = self._last("action_spawned", "outcome", "run_started", "run_resumed")
+        return last is not None and last["event"] == "action_spawned"
+
+    @property
+    def script(self) -> Path | None:
+        """The file that its last process wrote actions into."""
+        last = self._last("action_spawned")
+        return Path(last["script"]) if last and "script" in last else None
+
+    def ancestors(self) -> list[Identity]:
+        """Who was above its processes: one of them has got the orphans."""
+        claims = (self.created, self._claim)
+        return [
+            Identity(pid, start, claim["owner"]["boot"]) for claim in claims for pid, start in claim.get("above", ())
+        ]
+
+    @property
+    def first_start(self) -> float | None:
+        """When the first of its processes of this boot began, as `Identity.start`; None if there is none."""
+        owners = [identity_from(claim["owner"]) for claim in (self.created, self._claim)]
+        return min((one.start for one in owners if one.boot == procs.boot_id()), default=None)
+
+    def worktree(self) -> Record | None:
+        """The last thing that was written about a worktree of its own: that it was planned, made or finished."""
+        return self._last("worktree_planned", "worktree_created", "worktree_finished")
 
     def spent(self) -> float:
         """Its own clock in seconds, as far as it was written down."""
-        return float(max((record.get("at", 0.0) for record in self.text.records if "at" in record), default=0.0))
+        last = self._last("run_started", "outcome", "run_interrupted", "run_resumed")
+        return float(last["at"]) if last else 0.0
 
 
 def identity_from(document: Mapping[str, Any]) -> Identity:
@@ -147,14 +214,11 @@ def open_run(runs: Path, run_id: str) -> StoredRun:
     folder = runs / run_id
     if not (folder / journal.NAME).is_file():
         raise NotFoundError(f"no such run: {run_id}")
-    text = journal.read(folder / journal.NAME)
-    if not text.records or text.records[0]["event"] != "run_created":
-        raise StorageError(f"{folder / journal.NAME}: the first record is missing, so nothing is known of the run")
-    return StoredRun(folder, text)
+    return StoredRun(folder)
 
 
 def stored_runs(runs: Path, ids: Iterable[str]) -> Iterator[StoredRun]:
-    """Those of the runs whose journals can be read."""
+    """Those of the runs of whose journals enough can be read to know them."""
     for run_id in ids:
         try:
             yield open_run(runs, run_id)
@@ -163,7 +227,16 @@ def stored_runs(runs: Path, ids: Iterable[str]) -> Iterator[StoredRun]:
 
 
 def find_run(runs: Path, wanted: str) -> StoredRun:
-    """A run by id, by an unambiguous beginning of an id, `latest`, or a loop's exact name (its newest run)."""
+    """A run by id, by an unambiguous beginning of an id, `latest`, or a loop's exact name (its newest run).
+
+    NotFoundError, and StorageError if its journal is damaged anywhere but in its last line.
+    """
+    found = _found_run(runs, wanted)
+    _ = found.text
+    return found
+
+
+def _found_run(runs: Path, wanted: str) -> StoredRun:
     ids = run_ids(runs)
     if wanted == LATEST and ids:
         return open_run(runs, ids[-1])
@@ -173,9 +246,9 @@ def find_run(runs: Path, wanted: str) -> StoredRun:
     if len(matches) > 1:
         shown = ", ".join(matches[:5])
         raise NotFoundError(f"{wanted!r} is the beginning of {len(matches)} run ids", hint=f"say more of it: {shown}")
-    named = [run for run in stored_runs(runs, reversed(ids)) if run.loop == wanted]
-    if named:
-        return named[0]
+    named = next((run for run in stored_runs(runs, reversed(ids)) if run.loop == wanted), None)
+    if named is not None:
+        return named
     raise NotFoundError(f"no such run: {wanted}", hint="`ll-loop history` lists them")
 
 
@@ -187,13 +260,14 @@ def resumable_runs(runs: Path, wanted: str | None, *, capped: bool = False) -> l
     if wanted is None or wanted == LATEST:
         return _last_unfinished(runs, capped)
     ids = run_ids(runs)
-    of_batch = [run for run in stored_runs(runs, ids) if run.batch == wanted]
+    stored = list(stored_runs(runs, ids))
+    of_batch = [run for run in stored if run.batch == wanted]
     if of_batch:
         unfinished = [run for run in of_batch if run.is_resumable and (capped or not run.is_capped)]
         if not unfinished:
             raise NotFoundError(f"there is nothing to resume of {wanted}", hint="`ll-loop history` lists the runs")
         return unfinished
-    of_loop = [run for run in stored_runs(runs, ids) if run.loop == wanted]
+    of_loop = [run for run in stored if run.loop == wanted]
     if of_loop:
         candidates = [run for run in of_loop if run.is_resumable][-1:]
         return candidates or [of_loop[-1]]
@@ -205,11 +279,19 @@ def _last_unfinished(runs: Path, capped: bool) -> list[StoredRun]:
     for run in stored_runs(runs, reversed(run_ids(runs))):
         if found and run.batch != found[0].batch:
             break
-        if run.is_resumable and (capped or not run.is_capped):
+        if run.is_resumable and (capped or not run.is_capped) and _is_whole(run):
             found.append(run)
     if not found:
         raise NotFoundError("there is nothing to resume", hint="`ll-loop history` lists the runs")
     return sorted(found, key=lambda run: (run.created["index"], run.run_id))
+
+
+def _is_whole(run: StoredRun) -> bool:
+    """Whether its journal is good; a damaged one is reported when that run is asked for."""
+    try:
+        return bool(run.text.records)
+    except LoopError:
+        return False
 
 
 def marker_of(run_id: str) -> str:
@@ -218,9 +300,21 @@ def marker_of(run_id: str) -> str:
 
 
 def left_alive(run: StoredRun) -> list[Identity]:
-    """The orphans that a dead process of the run left behind."""
-    since = datetime.fromisoformat(run.created["ts"]).timestamp()
-    return procs.orphans_of(marker_of(run.run_id), run.children(), since)
+    """The processes that a dead process of the run left behind."""
+    since = run.first_start
+    if since is None or not run.has_begun:
+        return []
+    return procs.orphans_of(marker_of(run.run_id), run.children(), since, run.ancestors())
+
+
+def is_unfinished_clean_up(runs: Path, run_id: str) -> bool:
+    """Whether the run has ended for good, but nobody wrote down what became of its worktree."""
+    try:
+        run = open_run(runs, run_id)
+    except LoopError:
+        return False
+    last = run.worktree()
+    return run.is_over and not run.is_resumable and last is not None and last["event"] == "worktree_created"
 
 
 def forget(folder: Path) -> None:

@@ -60,6 +60,6 @@ class StateSaver:
 def _text(document: dict[str, Any]) -> str:
     try:
         text = json.dumps(document, ensure_ascii=False, allow_nan=False, default=plain)
-    except ValueError:
+    except (ValueError, TypeError):  # a number or a key that JSON does not know
         text = json.dumps(finite(document), ensure_ascii=False, default=plain)
     return msgspec.json.format(text, indent=1)

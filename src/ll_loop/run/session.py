@@ -29,19 +29,19 @@ from ..core.replay import Replayed
 from ..core.template import TemplateError, render
 from ..errors import CannotCreateError, LoopError, NotFoundError, RefusedError, UsageError
 from ..files.library import Library
-from . import procs, recovery
+from . import procs, recovery, sweep
 from .admission import Admission
 from .bus import Bus, Reader
 from .control import Control
 from .engine import Clock, Engine
 from .git import Gate
 from .handle import RunHandle
-from .journal import Committer, now
+from .journal import Committer, as_read_back, now
 from .locks import Locks, folds_case, normalise
-from .mirror import Mirror
+from .mirror import Foreign, Mirror
 from .perform import Actions
 from .probes import named_env, read_head
-from .process import Grace, Spawner, end_tree
+from .process import Grace, Spawner
 from .recovery import StoredRun, identity_to_json
 from .request import Request, new_run_id
 from .results import cause_of, kept_to_json, result_of
@@ -58,8 +58,8 @@ class Session:
     Leaving the block waits for the runs that were started; an exception or a cancellation ends them first. Nothing
     outlives it: no child, no task, no lock, no signal handler. `jobs` bounds how many run at a time, `grace` is how
     many seconds a child has after SIGTERM. `env` is the environment of actions, by default this process's.
-    `subreaper` lets orphans of actions come to this process while the session lasts (Linux): right for a program of
-    one's own, wrong inside somebody else's.
+    `subreaper` lets orphans of actions come to this process while the session lasts (Linux), and ends at its end even
+    those that nothing ties to an action: right for a program of one's own, wrong inside somebody else's.
     """
 
     def __init__(
@@ -85,14 +85,17 @@ class Session:
         self.batch = new_run_id("batch")
         self.handles: list[RunHandle] = []
         self._prepared = 0
+        self._tidied = False
         self.env = dict(os.environ if env is None else env)
         self._random = Random(seed)
         self._identity = procs.own_identity()
+        self._ancestors = procs.ancestors(self._identity.pid)
         fold = folds_case(self.project)
-        mirror = Mirror(self.loops_dir / ".running", identity=self._identity, fold_case=fold)
-        self._admission = Admission(Locks(fold_case=fold), mirror, jobs, self.env.get("LL_LOOP_RUN_ID"))
+        mirror = Mirror(self.loops_dir / ".running", identity=self._identity, fold_case=fold, sweeps=True)
+        self._above = _runs_above(self.env)
+        self._admission = Admission(Locks(fold_case=fold), mirror, jobs, self._above, self._make_way)
         self._grace = Grace(grace)
-        self._spawner = Spawner(self._grace)
+        self._spawner = Spawner(self._grace, sole=subreaper)
         self._subreaper = subreaper
         self._worktrees = Worktrees(self.project, gate=Gate(), env=self.env, spawner=self._spawner)
         self._committer = Committer()
@@ -140,6 +143,8 @@ class Session:
                     self._control.close()
                     self._saver.close()
                     self.bus.close()
+                    if self._subreaper:
+                        await self._spawner.end_strays()  # bounded and shielded by itself
         if failure is not None:
             raise failure
 
@@ -205,13 +210,14 @@ class Session:
         missing = missing_inputs(loop, context)
         if missing:
             raise NotFoundError("\n".join(missing))
-        handle.context = context
+        handle.context = as_read_back(context)  # so that a replay sees the very values that the run saw
         if not request.worktree:
             handle.paths = self._paths(loop, context, self.project)
         return handle
 
     def _env_of(self, handle: RunHandle) -> dict[str, str]:
-        return {**self.env, "LL_LOOP_RUN_ID": handle.run_id, "LL_PYTHON": sys.executable}
+        above = " ".join((*self._above, handle.run_id))
+        return {**self.env, "LL_LOOP_RUN_ID": handle.run_id, "LL_LOOP_RUN_IDS": above, "LL_PYTHON": sys.executable}
 
     def _paths(self, loop: Loop, context: Mapping[str, Any], base: Path) -> tuple[str, ...]:
         return tuple(str(path) for path in normalise(_scope(loop, context), base))
@@ -243,7 +249,8 @@ class Session:
         self._announce(handle)
 
     def _claim(self) -> dict[str, Any]:
-        return {"owner": identity_to_json(self._identity), "socket": self._control.path}
+        above = [[one.pid, one.start] for one in self._ancestors]
+        return {"owner": identity_to_json(self._identity), "above": above, "socket": self._control.path}
 
     def _announce(self, handle: RunHandle) -> None:
         handle.journal.flush()
@@ -262,21 +269,11 @@ class Session:
 
     def resume_all(self, stored: Iterable[StoredRun], *, max_steps: int | None = None) -> list[RunHandle]:
         """Go on with all of these runs or, if one of them cannot, with none: see `resume`."""
-        taken: list[RunHandle] = []
-        try:
-            for run in stored:
-                taken.append(self._reopened(run, max_steps))
-                taken[-1].journal.open()
-        except BaseException:
-            for handle in taken:
-                handle.journal.close()
-            raise
-        try:
-            return [self.launch(handle) for handle in taken]
-        finally:
-            for handle in taken:
-                if handle not in self.handles:
-                    handle.journal.close()
+        taken = [self._reopened(run, max_steps) for run in stored]
+        for handle in taken:  # one at a time: a thousand runs must not need a thousand open files
+            handle.journal.open()
+            handle.journal.close()
+        return [self.launch(handle) for handle in taken]
 
     def _reopened(self, stored: StoredRun, max_steps: int | None) -> RunHandle:
         loop, replayed = recovery.rebuild(stored, self.library)
@@ -293,13 +290,13 @@ class Session:
         handle.stored, handle.replayed, handle.raised_cap = stored, replayed, max_steps
         handle.context, handle.since = created["context"], created["ts"]
         handle.journal.continue_at(stored.end, stored.text.records[-1]["seq"])
-        handle.worktree = _planned_worktree(stored)
         if not request.worktree:
             handle.paths = self._paths(loop, handle.context, self.project)
         return handle
 
     def _take_over(self, handle: RunHandle, stored: StoredRun) -> None:
         """From here on the run is ours, for everybody to see, also while it waits."""
+        handle.journal.open()
         if stored.text.torn:
             handle.journal.cut(stored.text.torn)
         handle.journal.append("run_claimed", self._claim())
@@ -313,6 +310,7 @@ class Session:
         again, self._ended_by = self._ended_by is not None, self._ended_by or (by, signal)
         if again:
             self._grace.cut()
+            self._worktrees.hurry()
         for handle in self.handles:
             handle.cancel(by, signal, grace=0 if again else None)
 
@@ -357,6 +355,8 @@ class Session:
             recovery.forget(handle.folder)
 
     async def _admitted_run(self, handle: RunHandle) -> None:
+        if handle.stored is not None:
+            await self._sweep(handle, handle.stored)
         async with self._admission.admitted(handle):
             self._write_down(handle)
             async with self._workplace(handle) as cwd:
@@ -368,9 +368,11 @@ class Session:
         if not handle.request.worktree:
             yield self.project
             return
+        handle.worktree = None if handle.stored is None else await self._left_worktree(handle.stored)
         adopt = handle.worktree is not None
         if handle.worktree is None:
             await self._worktrees.check()
+            await self._tidy_worktrees()
             handle.worktree = await self._worktrees.plan(handle.run_id, handle.loop.name)
             handle.journal.append("worktree_planned", {"worktree": asdict(handle.worktree)})
             await self._committer.commit(handle.journal)
@@ -385,6 +387,26 @@ class Session:
                 handle.kept = lease.outcome if isinstance(lease.outcome, Kept) else None
                 left = {"kept": handle.kept is not None, **kept_to_json(handle.kept)}
                 handle.journal.append("worktree_finished", left)
+
+    async def _tidy_worktrees(self) -> None:
+        """Once a session: finish the worktrees of runs that had ended when their process was killed cleaning up."""
+        if self._tidied:
+            return
+        self._tidied = True
+        with suppress(LoopError, OSError):  # what cannot be dealt with stays where it is
+            for left in await self._worktrees.leftovers():
+                if left.record is not None and recovery.is_unfinished_clean_up(self.runs, left.run_id):
+                    await self._worktrees.finish(left.record)
+
+    async def _left_worktree(self, stored: StoredRun) -> WorktreeRecord | None:
+        """The worktree of an earlier attempt if anything was or is in it; what was only being made is removed."""
+        record, last = _planned_worktree(stored), stored.worktree()
+        if record is None or last is None:
+            return None
+        if last["event"] == "worktree_planned":
+            await self._worktrees.finish(record)
+            return None
+        return None if last["event"] == "worktree_finished" and not last["kept"] else record
 
     async def _drive(self, handle: RunHandle, cwd: Path) -> None:
         failure: Exception | None = None
@@ -403,7 +425,6 @@ class Session:
         changed = partial(self._saver.mark, handle)
         handle.engine = engine = Engine(handle.journal, self._committer, performer, Clock(spent), self._random, changed)
         try:
-            await self._sweep(handle)
             decision, ts = self._first_decision(handle, engine, cwd)
             await engine.drive(decision, ts)
         except Exception as error:
@@ -429,12 +450,10 @@ class Session:
             return machine.begin(handle.loop, created, env=env, ts=ts, origin=origin), ts
         journal.append_events(replayed.missing, replayed.run.ts)
         at = max(replayed.at, replayed.run.at)
-        journal.append(
-            "run_resumed",
-            {"at": at, "started": replayed.started, "max_steps": handle.raised_cap},
-            ts=ts,
-        )
-        return machine.resume(replayed.run, at, ts, started=replayed.started, max_steps=handle.raised_cap), ts
+        # What was announced but never started is no attempt: there is nothing to skip and nothing that failed.
+        started = replayed.started and handle.stored is not None and handle.stored.has_spawned
+        journal.append("run_resumed", {"at": at, "started": started, "max_steps": handle.raised_cap}, ts=ts)
+        return machine.resume(replayed.run, at, ts, started=started, max_steps=handle.raised_cap), ts
 
     def _named_env(self, loop: Loop) -> Mapping[str, str]:
         """What the loop's templates may see of the environment; the same for all its runs."""
@@ -443,28 +462,29 @@ class Session:
             known = self._named[loop.fingerprint] = named_env(loop, self.env)
         return known
 
-    async def _sweep(self, handle: RunHandle) -> None:
-        """End what a killed process of this run left alive, before anything of it runs again."""
-        if handle.stored is None:
+    async def _sweep(self, handle: RunHandle, stored: StoredRun) -> None:
+        """End what a killed process of this run left alive, also while it waits: it may be at work in its scope."""
+        if not stored.has_begun:
             return
-        left = recovery.left_alive(handle.stored)
-        if left:
-            unkillable = await end_tree(
-                None, left, grace=handle.grace or self._grace, marker=recovery.marker_of(handle.run_id)
-            )
-            alive = [one.pid for one in unkillable]
-            handle.journal.append("swept", {"ended": [one.pid for one in left], "unkillable": alive})
-            if alive:
-                pids = ", ".join(map(str, alive))
-                raise RefusedError(
-                    f"run {handle.run_id} cannot go on: process(es) {pids} of its last attempt still live"
-                )
+        swept = await sweep.sweep(stored, self._grace)
+        pids = {"ended": [one.pid for one in swept.found], "unkillable": [one.pid for one in swept.unkillable]}
+        handle.journal.append("swept", pids)
+        self._announce(handle)
+        sweep.refuse_if_alive(handle.run_id, swept)
+
+    async def _make_way(self, killed: Foreign) -> bool:
+        return killed.owner is None or await sweep.make_way(self.runs, killed.run_id, killed.owner, self._grace)
 
     def _note_defect(self, handle: RunHandle, error: Exception) -> None:
         with suppress(OSError):
             handle.folder.mkdir(parents=True, exist_ok=True)
             text = "".join(traceback.format_exception(error))
             (handle.folder / "internal-error.log").write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _runs_above(env: Mapping[str, str]) -> tuple[str, ...]:
+    """The runs of whose actions this process is a part, outermost first."""
+    return tuple((env.get("LL_LOOP_RUN_IDS") or env.get("LL_LOOP_RUN_ID") or "").split())
 
 
 def _check_numbers(request: Request) -> None:

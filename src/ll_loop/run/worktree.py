@@ -28,7 +28,7 @@ from msgspec import Struct, field, to_builtins
 
 from ..errors import CannotCreateError, LoopError, RefusedError, UsageError
 from .git import Gate, Git, GitResult
-from .process import Spawner
+from .process import Grace, Spawner
 
 COPY_FILES = (".env", ".claude/settings.local.json", ".ll/ll.local.md")
 OLDEST_GIT = (2, 34)
@@ -180,7 +180,11 @@ class Worktrees:
         self._gate = gate or Gate(patience=patience)
         self._git = Git(env, spawner, patience)
         self._token = token
-        self._clean_up = clean_up
+        self._clean_up = Grace(clean_up)
+
+    def hurry(self) -> None:
+        """Clean-ups under way or to come are not waited for: what they would have dealt with stays where it is."""
+        self._clean_up.cut()
 
     async def check(self) -> None:
         """Raise UsageError, with what to do about it, if no run of this project could have a worktree."""
@@ -287,8 +291,8 @@ class Worktrees:
         try:
             yield lease
         finally:
-            lease.outcome = _kept_in_place(record, f"its clean-up was not done in {self._clean_up:g} s")
-            with anyio.move_on_after(self._clean_up, shield=True):
+            lease.outcome = _kept_in_place(record, "there was no time to clean it up")
+            with self._clean_up.limit():
                 lease.outcome = await self.finish(record)
 
     async def leftovers(self) -> list[Leftover]:

@@ -1,0 +1,72 @@
+"""Ends and removes what the killed process of a run left behind, before anybody works where it worked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec import Struct
+
+from ..errors import LoopError, RefusedError
+from . import procs, recovery
+from .perform import SCRIPTS
+from .process import Grace, end_tree
+from .procs import Identity
+from .recovery import StoredRun
+
+
+class Swept(Struct, frozen=True):
+    """Which processes were found, and which of them are still alive."""
+
+    found: Sequence[Identity] = ()
+    unkillable: Sequence[Identity] = ()
+
+
+async def sweep(run: StoredRun, grace: Grace) -> Swept:
+    """End the processes that a dead process of the run left alive, and remove its temporary files.
+
+    Takes at most the grace and two seconds; cancellation does not cut it short.
+    """
+    _remove_files(run)
+    return await _ended(recovery.left_alive(run), run.run_id, grace)
+
+
+async def make_way(runs: Path, run_id: str, owner: Identity, grace: Grace) -> bool:
+    """Sweep a run whose lock is left though its process `owner` is dead.
+
+    False while another process that took the run up has yet to do so itself. RefusedError, naming them, if some of
+    its processes cannot be ended.
+    """
+    try:
+        run = recovery.open_run(runs, run_id)
+        if run.is_alive:
+            return run.is_swept
+        swept = await sweep(run, grace)
+    except LoopError:  # without a good journal only the environment tells
+        swept = await _ended(procs.orphans_of(recovery.marker_of(run_id), [], owner.start), run_id, grace)
+    refuse_if_alive(run_id, swept)
+    return True
+
+
+def refuse_if_alive(run_id: str, swept: Swept) -> None:
+    """RefusedError if not everything could be ended."""
+    if swept.unkillable:
+        pids = ", ".join(str(one.pid) for one in swept.unkillable)
+        raise RefusedError(f"process(es) {pids} of the killed run {run_id} are still at work and cannot be ended")
+
+
+async def _ended(left: Sequence[Identity], run_id: str, grace: Grace) -> Swept:
+    if not left:
+        return Swept()
+    return Swept(left, await end_tree(None, left, grace=grace, marker=recovery.marker_of(run_id)))
+
+
+def _remove_files(run: StoredRun) -> None:
+    script = run.script
+    if script is not None and script.match(SCRIPTS):
+        with suppress(OSError):
+            script.unlink()
+    for half_written in run.folder.glob("state.json.*.tmp"):
+        with suppress(OSError):
+            half_written.unlink()

@@ -1,0 +1,171 @@
+"""Runs in worktrees of their own that are cut off at any moment: nothing is lost, and what is empty goes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import anyio
+import pytest
+
+from ll_loop import api
+from ll_loop.run import recovery
+from ll_loop.run.handle import RunHandle
+from ll_loop.run.session import Session
+from projects import LIMIT, Project, appears, eventually, only
+
+Start = Callable[[], "subprocess.Popen[bytes]"]
+RUNNER = """
+import sys, anyio
+from ll_loop.api import Session
+async def main():
+    async with Session(sys.argv[1]) as session:
+        session.start("a", worktree=True)
+anyio.run(main)
+"""
+
+
+class Repo(Project):
+    """A project that is a git repository; whose git may hang."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.bin = folder.parent / "bin"
+        self.bin.mkdir()
+        self.hanging = folder.parent / "git-hangs"
+        identity = {f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        self.env = {**os.environ, **identity, "PATH": f"{self.bin}:{os.environ['PATH']}"}
+
+    def commit(self) -> None:
+        for command in ("init -q", "add .", "commit -q -m start"):
+            self.git(*command.split())
+
+    def git(self, *args: str) -> str:
+        done = subprocess.run(["/usr/bin/env", "git", *args], cwd=self.folder, env=self.env, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode()
+
+    def git_hangs(self, at: str) -> None:
+        """From now on git commands like `at` note themselves in `hanging` and go on only when that is removed."""
+        hang = f'touch "{self.hanging}"; while test -e "{self.hanging}"; do sleep 0.01; done; exit 1'
+        text = f'#!/bin/sh\ncase "$*" in {at}) {hang};; esac\nPATH="{os.environ["PATH"]}" exec git "$@"\n'
+        path = self.bin / "new"
+        path.write_text(text)
+        path.chmod(0o755)
+        path.rename(self.bin / "git")
+
+    def git_works(self) -> None:
+        (self.bin / "git").unlink()
+        self.hanging.unlink()
+
+    def worktrees(self) -> int:
+        return self.git("worktree", "list", "--porcelain").count("worktree ") - 1
+
+    def branches(self) -> int:
+        return len(self.git("branch", "--list", "ll-loop/*").splitlines())
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Repo:
+    return Repo(tmp_path / "project")
+
+
+@pytest.fixture
+def start(repo: Repo) -> Iterator[Start]:
+    """Starts a process with a run in a worktree; it, and a git that was told to hang, end with the test."""
+    with ExitStack() as stack:
+
+        def begin() -> subprocess.Popen[bytes]:
+            command = [sys.executable, "-c", RUNNER, str(repo.folder)]
+            process = stack.enter_context(subprocess.Popen(command, env=repo.env))
+            stack.callback(process.kill)
+            return process
+
+        yield begin
+    repo.hanging.unlink(missing_ok=True)
+
+
+async def _resumed(repo: Repo, run_id: str) -> RunHandle:
+    with anyio.fail_after(LIMIT):
+        async with Session(repo.folder, grace=1, env=repo.env) as session:
+            [run] = api.resume(session, run_id)
+    return run
+
+
+HANG_ONCE = 'test -e "{0}" && exit; touch "{0}"; sleep 60 & wait'
+
+
+@pytest.mark.parametrize("work", ["true", "echo half > half-done"])
+async def test_a_run_that_was_cut_off_goes_on_with_what_its_worktree_held(repo: Repo, work: str) -> None:
+    begun = repo.folder.parent / "begun"
+    repo.loop("a", work, HANG_ONCE.format(begun), f"ls > {repo.folder.parent}/names")
+    repo.commit()
+    async with Session(repo.folder, grace=1, env=repo.env) as session:
+        run = session.start("a", worktree=True)
+        await appears(begun)
+        run.cancel()
+    assert repo.worktrees() == 0
+    again = await _resumed(repo, run.run_id)
+    assert again.status == "completed"
+    assert ("half-done" in repo.lines("../names")) == (work != "true")
+    assert repo.worktrees() == 0
+    assert repo.branches() == (0 if work == "true" else 1)
+
+
+async def test_a_process_killed_while_it_made_the_worktree_leaves_a_run_that_can_go_on(
+    repo: Repo, start: Start
+) -> None:
+    repo.loop("a", "touch done")
+    repo.commit()
+    repo.git_hangs("*checkout\\ --force*")
+    process = start()
+    await appears(repo.hanging)
+    process.kill()
+    process.wait()
+    repo.git_works()
+    assert repo.worktrees() == 1  # half made
+    run = await _resumed(repo, api.history(repo.folder)[0].run_id)
+    assert run.status == "completed"
+    assert len(only(repo.records(run.run_id), "worktree_planned")) == 2
+    assert (repo.worktrees(), repo.branches()) == (0, 1)
+
+
+async def test_what_a_process_was_killed_removing_is_removed_by_the_next(repo: Repo, start: Start) -> None:
+    repo.loop("a", "true")
+    repo.commit()
+    repo.git_hangs("*worktree\\ remove*")
+    process = start()
+    await appears(repo.hanging)
+    process.kill()
+    process.wait()
+    repo.git_works()
+    assert (repo.worktrees(), api.history(repo.folder)[0].status) == (1, "completed")
+    async with Session(repo.folder, env=repo.env) as session:
+        session.start("a", worktree=True)
+    assert (repo.worktrees(), repo.branches()) == (0, 0)
+
+
+async def test_a_second_shut_down_does_not_wait_for_git(repo: Repo) -> None:
+    begun = repo.folder.parent / "begun"
+    repo.loop("a", HANG_ONCE.format(begun))
+    repo.commit()
+    async with Session(repo.folder, grace=1, env=repo.env) as session:
+        run = session.start("a", worktree=True)
+        await appears(begun)
+        repo.git_hangs("*")
+        session.shut_down(15)
+        await appears(repo.hanging)
+        session.shut_down(15)
+        with anyio.fail_after(5):
+            result = await run.wait()
+    assert (result.exit_code, result.status) == (143, "interrupted")
+    assert result.worktree["kept"]
+    assert await anyio.Path(result.worktree["path"]).is_dir()
+    repo.git_works()
+    assert (await _resumed(repo, run.run_id)).status == "completed"
+    await eventually(lambda: repo.worktrees() == 0)
+    assert recovery.open_run(repo.runs, run.run_id).status == "completed"
