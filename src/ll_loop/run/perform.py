@@ -81,6 +81,11 @@ class Actions:
         self._grace = grace
         self._script = _Script()
 
+    @property
+    def script(self) -> str:
+        """The path of the file that actions are read from, known before it is made."""
+        return self._script.path
+
     def close(self) -> None:
         """Remove what was made for the actions."""
         self._script.close()
@@ -127,7 +132,7 @@ class Actions:
         return _done(ended, hearer.marked, str(self._cwd))
 
     def _note_child(self, child: Identity) -> None:
-        spawned = {"pid": child.pid, "start": child.start, "boot": child.boot, "script": self._script.path}
+        spawned = {"pid": child.pid, "start": child.start, "boot": child.boot}
         self._journal.append("action_spawned", spawned)
         self._journal.flush()
 
@@ -142,14 +147,13 @@ class _Script:
     """
 
     def __init__(self) -> None:
-        self.path = ""
+        self.path = os.path.join(tempfile.gettempdir(), SCRIPTS.replace("*", secrets.token_hex(8)))
         self._fd = -1
         self._text = ""
 
     def put(self, text: str) -> str:
         """Make the file hold `text`; returns its path."""
         if self._fd < 0:
-            self.path = os.path.join(tempfile.gettempdir(), SCRIPTS.replace("*", secrets.token_hex(8)))
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         if text != self._text:
             os.ftruncate(self._fd, 0)

@@ -157,15 +157,19 @@ class StoredRun:
         return found
 
     @property
-    def has_spawned(self) -> bool:
-        """Whether the action under way was started since the run was last taken up."""
+    def may_have_begun(self) -> bool:
+        """Whether the action that was announced may have been started: not if its process closed the run in order,
+        without having started it. A killed process may have been killed before it could say so."""
         last = self._last("action_spawned", "outcome", "run_started", "run_resumed")
-        return last is not None and last["event"] == "action_spawned"
+        spawned = last is not None and last["event"] == "action_spawned"
+        segment = self._last("run_interrupted", "run_started", "run_resumed")
+        closed = segment is not None and segment["event"] == "run_interrupted"
+        return spawned or not closed
 
     @property
     def script(self) -> Path | None:
         """The file that its last process wrote actions into."""
-        last = self._last("action_spawned")
+        last = self._last("run_started", "run_resumed")
         return Path(last["script"]) if last and "script" in last else None
 
     def ancestors(self) -> list[Identity]:

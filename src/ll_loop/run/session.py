@@ -425,7 +425,7 @@ class Session:
         changed = partial(self._saver.mark, handle)
         handle.engine = engine = Engine(handle.journal, self._committer, performer, Clock(spent), self._random, changed)
         try:
-            decision, ts = self._first_decision(handle, engine, cwd)
+            decision, ts = self._first_decision(handle, cwd, performer.script)
             await engine.drive(decision, ts)
         except Exception as error:
             failure = error
@@ -439,20 +439,20 @@ class Session:
                 finally:
                     await self._saver.save(handle)
 
-    def _first_decision(self, handle: RunHandle, engine: Engine, cwd: Path) -> tuple[machine.Decision, str]:
+    def _first_decision(self, handle: RunHandle, cwd: Path, script: str) -> tuple[machine.Decision, str]:
         ts = now()
         journal, replayed = handle.journal, handle.replayed
         if replayed is None or replayed.run is None:
             origin = _origin(handle.loop, cwd)
-            journal.append("run_started", {"at": 0.0, "origin": origin, "cwd": str(cwd)}, ts=ts)
-            created = handle.context
+            journal.append("run_started", {"at": 0.0, "origin": origin, "cwd": str(cwd), "script": script}, ts=ts)
             env = self._named_env(handle.loop)
-            return machine.begin(handle.loop, created, env=env, ts=ts, origin=origin), ts
+            return machine.begin(handle.loop, handle.context, env=env, ts=ts, origin=origin), ts
         journal.append_events(replayed.missing, replayed.run.ts)
         at = max(replayed.at, replayed.run.at)
         # What was announced but never started is no attempt: there is nothing to skip and nothing that failed.
-        started = replayed.started and handle.stored is not None and handle.stored.has_spawned
-        journal.append("run_resumed", {"at": at, "started": started, "max_steps": handle.raised_cap}, ts=ts)
+        started = replayed.started and handle.stored is not None and handle.stored.may_have_begun
+        resumed = {"at": at, "started": started, "max_steps": handle.raised_cap, "script": script}
+        journal.append("run_resumed", resumed, ts=ts)
         return machine.resume(replayed.run, at, ts, started=started, max_steps=handle.raised_cap), ts
 
     def _named_env(self, loop: Loop) -> Mapping[str, str]:
