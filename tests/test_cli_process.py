@@ -40,7 +40,8 @@ def project(tmp_path: Path) -> Path:
 def start(project: Path) -> Iterator[Start]:
     """Start the command line with some words; whatever still lives at the end is killed."""
     started: list[subprocess.Popen[str]] = []
-    env = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LL_LOOP_RUN_ID")}
+    personal = ("COLUMNS", "LL_LOOP_RUN_ID", "NO_COLOR", "FORCE_COLOR")
+    env = {key: value for key, value in os.environ.items() if key not in personal} | {"TERM": "xterm"}
 
     def begin(*words: str, **more: Any) -> subprocess.Popen[str]:
         argv = [sys.executable, "-m", "ll_loop", *words]
