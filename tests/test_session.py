@@ -76,6 +76,24 @@ async def test_no_more_runs_than_jobs_at_a_time(project: Project) -> None:
     assert most == 2
 
 
+FEW_FILES = """
+import resource, sys, anyio
+from ll_loop.api import Session
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+async def main():
+    async with Session(sys.argv[1]) as session:
+        handles = [session.start("a", input=f"p{number}", lock=False) for number in range(30)]
+    print({handle.status for handle in handles})
+anyio.run(main)
+"""
+
+
+async def test_where_files_are_few_runs_wait_for_one_another_instead_of_failing(project: Project) -> None:
+    project.loop("a", "sleep 0.1", route="on_yes")
+    done = await anyio.run_process([sys.executable, "-c", FEW_FILES, str(project.folder)])
+    assert done.stdout == b"{'completed'}\n"
+
+
 async def test_with_one_job_runs_go_in_the_order_given(project: Project) -> None:
     loops = [project.loop(f"l{number}", f"echo {number} >> order") for number in range(8)]
     async with Session(project.folder, jobs=1) as session:

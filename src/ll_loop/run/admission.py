@@ -7,6 +7,7 @@ slot or for another process, but never a slot or anything on disk: docs/locks.md
 from __future__ import annotations
 
 import math
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
@@ -24,6 +25,11 @@ NESTED_HINT = "a call from within an action does not wait for others, who may wa
 NAMED = 3
 """How many of those ahead are named: all of them, to each of a thousand in a line, would be a lot of text."""
 
+FILES_A_RUN = 8
+"""Descriptors that a run needs while its action or its git works."""
+
+FILES_OF_OTHERS = 64
+
 SETTLE = 0.05
 """Seconds between two looks at a killed run that another process is taking up."""
 
@@ -39,7 +45,7 @@ class Admission:
     def __init__(self, locks: Locks, mirror: Mirror, jobs: int | None, inherited: Iterable[str], sweep: Sweep) -> None:
         self._locks = locks
         self._mirror = mirror
-        self._slots = _Slots(jobs)
+        self._slots = _Slots(affordable(jobs))
         self._inherited = frozenset(inherited)
         self._sweep = sweep
 
@@ -130,6 +136,18 @@ def _named(ticket: Ticket) -> str:
     """Whom a ticket waits for; of a long line, those who are next."""
     first = ticket.blockers(NAMED + 1)
     return ", ".join([*first[:NAMED], "and others"] if len(first) > NAMED else first)
+
+
+def affordable(jobs: int | None) -> int | None:
+    """How many runs may go on at a time so that none of them lacks a descriptor: at most `jobs`; None is no bound.
+
+    An action that cannot be started for want of one would look like an action that failed.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return jobs
+    room = max(1, (soft - FILES_OF_OTHERS) // FILES_A_RUN)
+    return room if jobs is None else min(jobs, room)
 
 
 class _Slots:
