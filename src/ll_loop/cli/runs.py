@@ -95,7 +95,7 @@ async def resume(wanted: str | None, max_steps: int | None, wishes: Wishes) -> i
 async def _see_through(start: Callable[[Session], list[RunHandle]], wishes: Wishes) -> int:
     """Start runs, show them until they have ended, and say how they ended."""
     session = api.Session(wishes.where, jobs=wishes.jobs, grace=wishes.grace, subreaper=True)
-    async with session, api.signals(session):
+    async with api.signals(session), session:
         outlook = Outlook(session, wishes)
         results = await outlook.watch(start(session))
     return outlook.tell(results)
