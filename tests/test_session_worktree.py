@@ -169,3 +169,16 @@ async def test_a_second_shut_down_does_not_wait_for_git(repo: Repo) -> None:
     assert (await _resumed(repo, run.run_id)).status == "completed"
     await eventually(lambda: repo.worktrees() == 0)
     assert recovery.open_run(repo.runs, run.run_id).status == "completed"
+
+
+async def test_runs_that_commit_at_the_same_time_lose_no_commit(repo: Repo) -> None:
+    committing = "for i in 1 2 3 4 5; do echo $i >> {0}.txt; git add {0}.txt; git commit -qm '{0} '$i || exit 1; done"
+    names = [repo.loop(name, committing.format(name), route="on_yes") for name in ("n1", "n2", "n3", "n4")]
+    repo.commit()
+    async with Session(repo.folder, env=repo.env) as session:
+        runs = [session.start(name, worktree=True) for name in names]
+        results = [await run.wait() for run in runs]
+    assert [result.status for result in results] == ["completed"] * 4
+    for name, result in zip(names, results, strict=True):
+        subjects = repo.git("log", "--format=%s", result.worktree["branch"]).splitlines()
+        assert subjects == [*(f"{name} {number}" for number in (5, 4, 3, 2, 1)), "start"]
