@@ -6,7 +6,6 @@ import re
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, field
@@ -96,8 +95,3 @@ def slug(name: str) -> str:
     """A name as part of a file name: letters, digits, `_`, `.` and `-`, at most 40 characters."""
     plain = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")
     return plain[:LONGEST_NAME].rstrip("-.") or "loop"
-
-
-def run_folder(runs: Path, run_id: str) -> Path:
-    """Where everything about a run is kept."""
-    return runs / run_id
