@@ -1,7 +1,8 @@
 """Small files without stopping the event loop.
 
 Reading goes through aiofiles on asyncio and through trio's own files on trio; this is the only module that knows which
-backend runs. Writing is done whole, in one thread hop. The journal does not go through here: it writes in batches.
+backend runs. Writing is a few system calls, less than the way to a thread and back. The journal does not go through
+here: it writes in batches.
 """
 
 from __future__ import annotations
@@ -42,13 +43,8 @@ async def _read_on_trio(path: Path, limit: int) -> bytes:
         return await file.read(limit)
 
 
-async def replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
     """Put `text` in the place of a file, all at once: readers see the old text or the new one."""
-    await anyio.to_thread.run_sync(replace_text_now, path, text)
-
-
-def replace_text_now(path: Path, text: str) -> None:
-    """`replace_text`, in the calling thread."""
     temporary = f"{path}.{secrets.token_hex(4)}.tmp"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)

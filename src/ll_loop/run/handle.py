@@ -45,7 +45,6 @@ class RunHandle:
         self.since = now()
         self.grace: Grace | None = None
         self.journal = Journal(self.folder, run_id, loop.name, bus.publish)
-        self.saving = anyio.Lock()
         self.engine: Engine | None = None
         self.dirty = False
         self._bus = bus

@@ -23,7 +23,6 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -130,9 +129,7 @@ class Mirror:
         self._poll = poll
         self._sweeps = sweeps
         self._swept: set[tuple[int, int, int]] = set()
-        self._wanted: set[str] = set()
         self._inodes: dict[str, int] = {}  # of the files that are ours, by run id
-        self._limiter = anyio.CapacityLimiter(1)
 
     def __repr__(self) -> str:
         return f"<Mirror of {len(self._inodes)} runs in {self._dir}>"
@@ -153,17 +150,13 @@ class Mirror:
         failed, it leaves no file.
         """
         wish = _Wish(run_id, loop_name, tuple(scope), singleton, derived_from, self._fold_case)
-        self._wanted.add(run_id)
         try:
             foreign = await self._through_gate(wish)
             await anyio.lowlevel.checkpoint_if_cancelled()
         except BaseException:
             self.drop_nowait(run_id)
             raise
-        else:
-            return foreign
-        finally:
-            self._wanted.discard(run_id)
+        return foreign
 
     async def wait_for_change(self, foreign: Foreign, timeout: float | None) -> None:
         """Returns when another claim is worth while: the file changed, its owner ended, or time is up.
@@ -190,11 +183,10 @@ class Mirror:
 
     def drop_nowait(self, run_id: str) -> None:
         """As `drop`, without giving others a turn. A file that somebody else has put in its place stays."""
-        self._wanted.discard(run_id)
         inode = self._inodes.get(run_id)
         if inode is not None:
             _unlink_own(self._file_of(run_id), inode)
-            self._inodes.pop(run_id, None)  # not sooner: a claim at work would take the file for somebody else's
+            del self._inodes[run_id]
 
     def holders(self) -> list[Foreign]:
         """Every lock that counts at this moment, our own included, by file name. Changes nothing."""
@@ -206,7 +198,7 @@ class Mirror:
         while True:
             notices: list[Notice] = []
             try:
-                return await anyio.to_thread.run_sync(self._attempt, wish, notices, limiter=self._limiter)
+                return self._attempt(wish, notices)
             except BlockingIOError:
                 if anyio.current_time() >= deadline:
                     raise self._gate_is_shut() from None
@@ -223,7 +215,7 @@ class Mirror:
             hint="that takes milliseconds: look for a stopped process with `fuser` or `lsof`",
         )
 
-    # --- past the gate, in a thread ---
+    # --- past the gate: a few system calls, less than the way to a thread and back ---
 
     def _attempt(self, wish: _Wish, notices: list[Notice]) -> Foreign | None:
         with _gate(self._dir):
@@ -254,9 +246,6 @@ class Mirror:
             inode = os.fstat(fd).st_ino
         self._inodes[wish.run_id] = inode
         os.replace(scratch, file)
-        if wish.run_id not in self._wanted:  # the caller was torn away meanwhile and can't see this file
-            _unlink_own(file, inode)
-            self._inodes.pop(wish.run_id, None)
 
     def _content(self, wish: _Wish) -> bytes:
         record: dict[str, Any] = {

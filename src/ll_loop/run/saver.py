@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import msgspec
+from anyio.lowlevel import checkpoint
 
 from ..core.snapshot import snapshot
 from . import files
@@ -43,18 +44,17 @@ class StateSaver:
                 await anyio.sleep(SAVE_EVERY)
                 self._news = anyio.Event()
                 for handle in [one for one in self._handles if one.dirty and one.result is None]:
-                    with anyio.CancelScope(shield=True):  # a write that was begun must not end later than we do
-                        await self.save(handle)
+                    self.save(handle)
+                    await checkpoint()
 
-    async def save(self, handle: RunHandle) -> None:
-        """Write one run's file now, if it has begun. Saves of one run take turns, so that the last one stays."""
-        async with handle.saving:
-            if handle.run is None:
-                return
-            handle.dirty = False
-            document = snapshot(handle.run, updated_at=now())
-            with suppress(OSError):
-                await files.replace_text(handle.folder / "state.json", _text(document))
+    def save(self, handle: RunHandle) -> None:
+        """Write one run's file now, if it has begun."""
+        if handle.run is None:
+            return
+        handle.dirty = False
+        document = snapshot(handle.run, updated_at=now())
+        with suppress(OSError):
+            files.replace_text(handle.folder / "state.json", _text(document))
 
 
 def _text(document: dict[str, Any]) -> str:

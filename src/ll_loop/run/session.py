@@ -437,7 +437,7 @@ class Session:
                     by, signal, text = cause_of(handle, failure)
                     await engine.close(by, signal=signal, error=text)
                 finally:
-                    await self._saver.save(handle)
+                    self._saver.save(handle)
 
     def _first_decision(self, handle: RunHandle, cwd: Path, script: str) -> tuple[machine.Decision, str]:
         ts = now()
