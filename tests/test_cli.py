@@ -445,11 +445,13 @@ def test_simulating_tells_the_way_and_leaves_nothing(ll: Ll, project: Path) -> N
 
 
 def test_history_lists_runs_newest_first_and_shows_the_events_of_one(ll: Ll) -> None:
-    ids = [ll("run", name, "--json").json["runs"][0]["run_id"] for name in ("bad", "endless")]
+    names = ("bad", "endless", "bad", "endless", "counter", "bad", "endless")
+    ids = [ll("run", name, "--json").json["runs"][0]["run_id"] for name in names]  # most in the same second
     listed = ll("history", "-j").json
-    assert [run["run_id"] for run in listed] == sorted(ids, reverse=True)
+    assert [run["run_id"] for run in listed] == ids[::-1]
+    assert ll("status", "latest", "-j").json["run_id"] == ids[-1]
     assert set(listed[0]) >= {"run_id", "status", "started_at", "iterations", "duration_ms"}
-    assert [run["run_id"] for run in ll("history", "bad", "-j").json] == [ids[0]]
+    assert [run["run_id"] for run in ll("history", "bad", "-j").json] == [ids[5], ids[2], ids[0]]
     assert len(ll("history", "-j", "-n", "1").json) == 1
     events = ll("history", ids[0], "-j").json
     assert [event["event"] for event in events][:2] == ["loop_start", "state_enter"]
@@ -463,6 +465,7 @@ def test_status_tells_of_one_run_or_of_all_under_way(ll: Ll) -> None:
     assert ll("status", "-j").json == []
     one = ll("status", run_id, "-j").json
     assert (one["run_id"], one["loop_name"], one["status"]) == (run_id, "bad", "failed")
+    assert (one["current_state"], one["iteration"], one["pid"]) == ("failed", 1, None)
     assert "context" not in one
     shown = ll("status", "bad").out.splitlines()
     assert "Status: failed" in shown

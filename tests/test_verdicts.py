@@ -35,12 +35,9 @@ from ll_loop.core.model import (
 from ll_loop.core.verdicts import (
     Evaluation,
     EvaluatorError,
-    HistoryProbe,
     Look,
-    TreeProbe,
     default_evaluation,
     evaluate,
-    needs_probe,
 )
 
 SCOPE = Namespaces(
@@ -437,12 +434,6 @@ def test_without_a_block_the_kind_of_work_decides() -> None:
     assert default_evaluation(Shell("x"), look("", 124)) == Evaluation("default", "error", {"exit_code": 124})
     assert default_evaluation(Unsupported("mcp_tool"), look("{}")).verdict == "success"
     assert default_evaluation(Prompt("x"), look("fine")).verdict == "error"
-
-
-def test_only_stall_watchers_ask_for_more_than_the_result() -> None:
-    assert needs_probe(Evaluate(DiffStall(("src",)))) == TreeProbe(("src",))
-    assert needs_probe(Evaluate(ScoreStall("${context.run_dir}/h"))) == HistoryProbe("${context.run_dir}/h")
-    assert needs_probe(Evaluate(ActionStall())) is None
 
 
 # --- whatever comes --------------------------------------------------------------------------------------

@@ -68,12 +68,6 @@ class NotFoundError(LoopError):
     exit_code = 66
 
 
-class InternalError(LoopError):
-    """A defect of ours."""
-
-    exit_code = 70
-
-
 class CannotCreateError(LoopError):
     """The disk refused to create what a run needs."""
 

@@ -22,7 +22,6 @@ _RUN_ID = re.compile(r"latest$|\d{8}T\d{6}-")
 
 
 def _project(project: Path | None) -> Path:
-
     return project or api.find_project(Path.cwd())
 
 
@@ -36,7 +35,6 @@ def _print_table(rows: Sequence[tuple[str, ...]], *, right: tuple[int, ...], spa
 
 async def status(wanted: str | None, as_json: bool, project: Path | None) -> int:
     """Print where runs are: all that are not over, or one, be it over or not."""
-
     where = _project(project)
     found = await api.status(where, wanted)
     if as_json:
@@ -95,7 +93,7 @@ def _print_one(entry: Record, run: StoredRun) -> None:
         ("Loop", entry["loop"]),
         ("Run", entry["run_id"]),
         ("Status", entry["status"] if run.is_over or entry["pid"] else f"{entry['status']}: its process is gone"),
-        ("State", (run.completed or {}).get("final_state") or entry["state"] or "-"),
+        ("State", entry["state"] or "-"),
         ("Step", str(entry["step"])),
         ("Waits for", entry["waits_for"]),
         ("Started", _time(run.created["ts"])),
@@ -139,11 +137,9 @@ class Filter(Struct, frozen=True):
 
 def history(wanted: str | None, chosen: Filter, as_json: bool, project: Path | None) -> int:
     """Print the runs of the project or of a loop, or the events of a run."""
-
     where = _project(project)
     is_run = wanted is not None and _RUN_ID.match(wanted)
     found = [] if is_run else api.history(where, wanted, limit=chosen.tail or None)
-    found.sort(key=lambda run: run.created["ts"], reverse=True)  # their ids tell the time to the second only
     if wanted is not None and not found:
         run = api.find_run(where / ".loops" / "runs", wanted)
         kept = chosen.kept(filter(api.is_public, run.text.records))
@@ -162,7 +158,6 @@ def history(wanted: str | None, chosen: Filter, as_json: bool, project: Path | N
 
 
 def _summary(run: StoredRun) -> dict[str, Any]:
-    entered = [record for record in run.text.records if record["event"] == "state_enter" and "depth" not in record]
     completed = run.completed
     return {
         "run_id": run.run_id,
@@ -170,13 +165,12 @@ def _summary(run: StoredRun) -> dict[str, Any]:
         "status": run.status,
         "terminated_by": completed["terminated_by"] if completed else None,
         "started_at": run.created["ts"],
-        "iterations": completed["iterations"] if completed else entered[-1]["iteration"] if entered else 0,
+        "iterations": run.step,
         "duration_ms": int(run.spent() * 1000),
     }
 
 
 def _print_runs(runs: list[StoredRun]) -> None:
-
     if not runs:
         say("no runs yet", fd=STDERR)
         return
@@ -188,7 +182,6 @@ def _print_runs(runs: list[StoredRun]) -> None:
 
 
 def _print_events(records: Iterable[Record]) -> None:
-
     look = look_at(STDOUT, os.environ)
     for record in records:
         indent = "  " * record.get("depth", 0)
@@ -201,7 +194,6 @@ def _print_events(records: Iterable[Record]) -> None:
 
 async def stop(wanted: str | None, everything: bool, grace: float | None, as_json: bool, project: Path | None) -> int:
     """Stop runs and say how they ended."""
-
     if wanted is None and not everything:
         raise UsageError("say which run to stop, or --all", hint="`ll-loop status` lists those under way")
     results = await api.stop(_project(project), wanted, all=everything, grace=grace)

@@ -1,7 +1,7 @@
 """How a result is judged: from what a state printed, and its exit code, to a verdict and the facts behind it.
 
 One small function an evaluator, one `match` that picks it. What an evaluator needs beyond the result (a
-fingerprint of the working tree, a history file's text) is asked for with `needs_probe` and handed in; what it
+fingerprint of the working tree, a history file's text) is looked up by the machine and handed in; what it
 remembers from one look to the next is handed in and back. Routing a verdict is left to the machine.
 """
 
@@ -76,7 +76,7 @@ class Look(Struct, frozen=True):
     """What an evaluator may see.
 
     `memory` is what the same state's evaluator gave back last time (valid JSON). `probe` is what
-    `needs_probe` asked for: the tree's fingerprint or `{"error": text}`, the history file's text or None.
+    the evaluator looks at beside it: the tree's fingerprint or `{"error": text}`, the history file's text or None.
     `judging` is whether models may be asked (`llm.enabled`, `--no-llm`).
     """
 
@@ -88,32 +88,8 @@ class Look(Struct, frozen=True):
     judging: bool = True
 
 
-class TreeProbe(Struct, frozen=True):
-    """A fingerprint of the git working tree is wanted, of these path-specs or of all of it."""
-
-    scope: tuple[str, ...] = ()
-
-
-class HistoryProbe(Struct, frozen=True):
-    """The text of this file (a template) is wanted, None if there is no such file."""
-
-    history_file: str
-
-
-ProbeRequest = TreeProbe | HistoryProbe
 _Details = dict[str, Any]
 _Verdict = tuple[str, _Details]
-
-
-def needs_probe(block: Evaluate) -> ProbeRequest | None:
-    """What has to be looked up before `evaluate` can judge by this block."""
-    match block.by:
-        case DiffStall(scope):
-            return TreeProbe(scope)
-        case ScoreStall(history_file):
-            return HistoryProbe(history_file)
-        case _:
-            return None
 
 
 def evaluate(block: Evaluate, look: Look) -> tuple[Evaluation, Mapping[str, Any]]:

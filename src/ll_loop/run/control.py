@@ -271,14 +271,14 @@ def _to_stop(runs: Path, wanted: str | None, every: bool) -> list[StoredRun]:
     alive = [run for run in _all(runs) if run.is_alive]
     if wanted is None:
         if not every:
-            raise UsageError("say which run to stop, or that you mean all of them")
+            raise UsageError("say which run to stop, or --all")
         return alive
     if wanted == recovery.LATEST and alive:
         return alive[-1:]
     named = [run for run in alive if run.loop == wanted]
     if len(named) > 1 and not every:
         ids = ", ".join(run.run_id for run in named)
-        raise UsageError(f"{len(named)} runs of {wanted} live: {ids}", hint="name one, or say that you mean all")
+        raise UsageError(f"{len(named)} runs of {wanted} live: {ids}", hint="name one by its id, or add --all")
     if named:
         return named
     run = recovery.find_run(runs, wanted)

@@ -16,6 +16,7 @@ from ..files.library import Library
 from . import journal, procs
 from .journal import Ends, JournalText, Record
 from .procs import Identity
+from .request import age_key
 
 LATEST = "latest"
 
@@ -137,7 +138,9 @@ class StoredRun:
 
     @property
     def state(self) -> str:
-        """The state that it is in, or was last; empty if it never began."""
+        """The state that it is in, or ended in; empty if it never began."""
+        if self.completed is not None:
+            return str(self.completed["final_state"])
         entered = self._last("state_enter")
         return str(entered["state"]) if entered else ""
 
@@ -210,7 +213,7 @@ def run_ids(runs: Path) -> list[str]:
     """The ids of all runs, oldest first."""
     if not runs.is_dir():
         return []
-    return sorted(entry.name for entry in runs.iterdir() if (entry / journal.NAME).is_file())
+    return sorted((entry.name for entry in runs.iterdir() if (entry / journal.NAME).is_file()), key=age_key)
 
 
 def open_run(runs: Path, run_id: str) -> StoredRun:
