@@ -1,0 +1,1 @@
+"""Agent hosts: the command lines of coding agents, as pure adapters."""

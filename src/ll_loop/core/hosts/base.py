@@ -1,0 +1,224 @@
+"""What every agent host has in common: how a call is asked for, and what its output stream tells.
+
+A host is a small class with two pure methods, `build` (a call into a command line) and `parse` (one line of its stream
+into events); `ll_loop.core.hosts.turn` folds the events into the outcome. A new host is a module here and one line in
+`ll_loop.core.hosts.table`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from ..model import EMPTY
+
+FILES = "{files}"
+"""In `Launch.argv` and `Launch.env`: the private folder that holds `Launch.files`."""
+
+Line = Mapping[str, Any]
+
+
+class Call(Struct, frozen=True, kw_only=True):
+    """One turn of an agent: a prompt in, a text out.
+
+    `schema` asks for an answer that fits a JSON schema, `session` goes on with an earlier session by its id. What a
+    host cannot do of `agent` and `tools` is left out and named in `Launch.left_out`.
+    """
+
+    prompt: str
+    cwd: str
+    model: str = ""
+    agent: str = ""
+    tools: tuple[str, ...] = ()
+    schema: Mapping[str, Any] | None = None
+    session: str = ""
+
+
+class Launch(Struct, frozen=True, kw_only=True):
+    """A call as a command. The prompt is never in `argv`: it goes to `stdin`, which is closed behind it.
+
+    `env` is added to the environment; `files` are put into a private folder first (see `FILES`).
+    """
+
+    argv: tuple[str, ...]
+    stdin: bytes
+    env: Mapping[str, str] = EMPTY
+    files: Mapping[str, str] = EMPTY
+    left_out: tuple[str, ...] = ()
+
+
+# --- what a stream tells ---------------------------------------------------------------------------------
+
+
+class Usage(Struct, frozen=True):
+    """Tokens, each counted once: `input` without what came from the cache. None is unknown, which is not zero."""
+
+    input: int | None = None
+    cache_read: int | None = None
+    cache_write: int | None = None
+    output: int | None = None
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*map(_sum, self.parts, other.parts))
+
+    @property
+    def parts(self) -> tuple[int | None, int | None, int | None, int | None]:
+        return self.input, self.cache_read, self.cache_write, self.output
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether no token at all was counted, which no model's answer costs."""
+        return not any(self.parts)
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
+
+
+class Began(Struct, frozen=True):
+    """The session has an id, and maybe a model."""
+
+    session: str = ""
+    model: str = ""
+
+
+class Said(Struct, frozen=True):
+    """Text of the assistant: a whole message, or with `delta` a piece of one."""
+
+    text: str
+    delta: bool = False
+
+
+class UsedTool(Struct, frozen=True):
+    """A tool was started, made progress or ended."""
+
+    name: str = ""
+
+
+class Spent(Struct, frozen=True):
+    """Tokens of one request, or with `total` of the whole turn. `usd` is the host's own figure, if it gives one."""
+
+    usage: Usage
+    total: bool = False
+    model: str = ""
+    usd: float | None = None
+
+
+class Retries(Struct, frozen=True):
+    """The host tries again by itself, in `delay` seconds: an end that was told before does not count."""
+
+    status: int | None = None
+    delay: float | None = None
+    message: str = ""
+
+
+class Limited(Struct, frozen=True):
+    """The provider's limit: reached (`rejected`), until `resets_at` (epoch seconds) if that is known, or near."""
+
+    rejected: bool
+    resets_at: float | None = None
+    kind: str = ""
+
+
+class Ended(Struct, frozen=True):
+    """The end of the turn. `status` is the HTTP status behind a failure, `structured` the answer to a schema.
+
+    One that is not `final` may still be taken back, by `Retries` or by a later end.
+    """
+
+    ok: bool
+    message: str = ""
+    status: int | None = None
+    structured: Any = None
+    retry_after: float | None = None
+    final: bool = True
+
+
+class Trouble(Struct, frozen=True):
+    """An error that the host told of on its way, and may have got over."""
+
+    message: str
+
+
+class Quiet(Struct, frozen=True):
+    """A line that is known and tells nothing that counts."""
+
+
+HostEvent = Began | Said | UsedTool | Spent | Retries | Limited | Ended | Trouble | Quiet
+
+
+class Host(Protocol):
+    """One agent command line."""
+
+    @property
+    def key(self) -> str:
+        """Its name in settings and in `LL_HOST_CLI`."""
+
+    @property
+    def binary(self) -> str:
+        """What is looked for on PATH."""
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Beginnings of the names of variables by which an agent that we run under would confuse this one."""
+
+    def build(self, call: Call) -> Launch:
+        """The command of a call."""
+
+    def parse(self, line: Line) -> Iterable[HostEvent] | None:
+        """The events of one line of the stream; None for a line of no known kind."""
+
+
+# --- helpers for parsers ---------------------------------------------------------------------------------
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value if it is a mapping, else an empty one: streams change, and a parser never raises."""
+    return value if isinstance(value, Mapping) else EMPTY
+
+
+def text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def count(value: object) -> int | None:
+    """A number of tokens; None if it is not one."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def less(whole: int | None, *parts: int | None) -> int | None:
+    """What is left of a count without its parts; None where any is unknown, or the parts are more than the whole."""
+    if whole is None or any(part is None for part in parts):
+        return None
+    left = whole - sum(part for part in parts if part is not None)
+    return left if left >= 0 else None
+
+
+_STATUS = re.compile(r"(?:\bstatus:?\s+|\bcode\"?:\s*|^\s*|\(|Error:\s+)([45]\d\d)\b")
+_AFTER = re.compile(r"retry (?:after|in) (\d+(?:\.\d+)?) ?s", re.IGNORECASE)
+
+
+def status_in(message: str) -> int | None:
+    """The HTTP status that an error message names."""
+    found = _STATUS.search(message)
+    return int(found[1]) if found else None
+
+
+def retry_after_in(message: str) -> float | None:
+    """The seconds to wait that an error message names."""
+    found = _AFTER.search(message)
+    return float(found[1]) if found else None
+
+
+def texts_of(content: object, kind: str = "text") -> str:
+    """The text blocks of a message's content, an empty line between them."""
+    blocks = content if isinstance(content, list) else []
+    found = (text(block.get("text")) for block in map(mapping, blocks) if block.get("type") == kind)
+    return "\n\n".join(one for one in found if one)

@@ -1,0 +1,86 @@
+"""Gemini CLI: `gemini -o stream-json`. The end of a turn is `result`; its exit code is an HTTP status modulo 256."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from .base import (
+    FILES,
+    Began,
+    Call,
+    Ended,
+    HostEvent,
+    Launch,
+    Line,
+    Quiet,
+    Said,
+    Spent,
+    Trouble,
+    Usage,
+    UsedTool,
+    count,
+    less,
+    mapping,
+    retry_after_in,
+    status_in,
+    text,
+)
+
+SETTINGS = {"general": {"maxAttempts": 1, "enableAutoUpdate": False, "enableAutoUpdateNotification": False}}
+
+
+class Gemini:
+    key = "gemini"
+    binary = "gemini"
+    markers = ("GEMINI_CLI",)
+
+    def build(self, call: Call) -> Launch:
+        argv = ["gemini", "--skip-trust", "--approval-mode", "yolo", "-o", "stream-json"]
+        if call.model:
+            argv += ["-m", call.model]
+        if call.session:
+            argv += ["--resume", call.session]
+        asked = (("agent", call.agent), ("tools", call.tools), ("schema", call.schema))
+        # System settings come before the user's own; without the relaunch, the process that we know is the agent.
+        env = {"GEMINI_CLI_NO_RELAUNCH": "true", "GEMINI_CLI_SYSTEM_SETTINGS_PATH": f"{FILES}/settings.json"}
+        return Launch(
+            argv=tuple(argv),
+            stdin=call.prompt.encode(errors="replace"),
+            env=env,
+            files={"settings.json": json.dumps(SETTINGS)},
+            left_out=tuple(name for name, value in asked if value),
+        )
+
+    def parse(self, line: Line) -> Iterable[HostEvent] | None:
+        match line.get("type"):
+            case "init":
+                return (Began(text(line.get("session_id")), text(line.get("model"))),)
+            case "message":
+                is_ours = line.get("role") == "assistant"
+                return (Said(text(line.get("content")), line.get("delta") is True) if is_ours else Quiet(),)
+            case "tool_use" | "tool_result":
+                return (UsedTool(text(line.get("tool_name"))),)
+            case "error":
+                return (Trouble(text(line.get("message"))),)
+            case "result":
+                return _result(line)
+            case _:
+                return None
+
+
+def _result(line: Line) -> Iterable[HostEvent]:
+    stats = mapping(line.get("stats"))
+    models = list(mapping(stats.get("models")))
+    yield Spent(_usage(stats), total=True, model=text(models[-1]) if models else "")
+    error = mapping(line.get("error"))
+    message = text(error.get("message"))
+    ok = line.get("status") == "success"
+    status = None if ok else status_in(message) or (429 if "rate limit" in message.lower() else None)
+    yield Ended(ok, "" if ok else message or "the turn failed", status, retry_after=retry_after_in(message))
+
+
+def _usage(stats: Line) -> Usage:
+    read, whole = count(stats.get("cached")), count(stats.get("input_tokens"))
+    uncached = count(stats.get("input"))
+    return Usage(uncached if uncached is not None else less(whole, read), read, 0, count(stats.get("output_tokens")))

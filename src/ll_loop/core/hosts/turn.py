@@ -1,0 +1,223 @@
+"""One turn of a host: its stream in, line by line; its text, its end, its tokens out.
+
+The outcome comes from the stream's own end; the exit code is asked second, since hosts exit with 0 on errors and with
+numbers of their own on success.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from ..failures import FailureClass, classify_failure
+from .base import (
+    Began,
+    Ended,
+    Host,
+    HostEvent,
+    Limited,
+    Quiet,
+    Retries,
+    Said,
+    Spent,
+    Trouble,
+    Usage,
+    UsedTool,
+)
+
+MOST_UNKNOWN = 20
+"""Kinds of unknown lines that are remembered by name."""
+
+
+class Reply(Struct, frozen=True, kw_only=True):
+    """What came of a turn. Plain values that survive JSON.
+
+    `failure` is empty for a success. `status` is an HTTP status; `retry_after` is seconds and `resets_at` epoch
+    seconds, as far as the host told. `usd` is the host's own figure. `suspect` says why a success may be none.
+    """
+
+    output: str = ""
+    failure: FailureClass | None = None
+    error: str = ""
+    status: int | None = None
+    retry_after: float | None = None
+    resets_at: float | None = None
+    session: str = ""
+    model: str = ""
+    usage: Usage | None = None
+    usd: float | None = None
+    structured: Any = None
+    tools: int = 0
+    unknown: tuple[str, ...] = ()
+    suspect: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.failure is None
+
+
+class Turn:
+    """Takes in a host's stream. `feed` gives the lines of text that it completes; `is_over` when no more is wanted."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._said: list[str] = []
+        self._piece = ""
+        self._plain = 0
+        self._end: Ended | None = None
+        self._session = self._model = ""
+        self._total: Usage | None = None
+        self._sum: Usage | None = None
+        self._usd: float | None = None
+        self._tools = 0
+        self._troubles: list[str] = []
+        self._retried = Retries()
+        self._unknown: list[str] = []
+        self._limit: Limited | None = None
+        self.progress = 0
+        """Grows with every text, tool and token: a stream that moves without it is going nowhere."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the host has told how the turn ended, for good."""
+        return self._end is not None and self._end.final
+
+    def feed(self, line: str) -> list[str]:
+        """Take in one line; returns the lines of the assistant's text that are complete now."""
+        before = len(self._said)
+        document = _document(line)
+        if document is None:
+            self._say_plain(line)
+        else:
+            events = self._host.parse(document)
+            if events is None:
+                self._note_unknown(str(document.get("type", "?")))
+            else:
+                for event in events:
+                    self._take(event)
+        return self._said[before:]
+
+    def finish(self) -> list[str]:
+        """The stream is at its end: the rest of the text."""
+        before = len(self._said)
+        self._close_piece()
+        return self._said[before:]
+
+    def reply(self, exit_code: int, stderr: str = "") -> Reply:
+        """How the turn ended, given how its process did."""
+        self._close_piece()
+        end = self._end or self._missing_end(exit_code, stderr)
+        usage = self._total or self._sum
+        limit = self._limit if self._limit is not None and self._limit.rejected else None
+        return Reply(
+            output="\n".join(self._said),
+            failure=None if end.ok else _failure(end, limit),
+            error="" if end.ok else end.message,
+            status=end.status,
+            retry_after=end.retry_after,
+            resets_at=limit.resets_at if limit else None,
+            session=self._session,
+            model=self._model,
+            usage=usage,
+            usd=self._usd,
+            structured=end.structured,
+            tools=self._tools,
+            unknown=tuple(self._unknown),
+            suspect="no token was counted" if end.ok and usage is not None and usage.is_nothing else "",
+        )
+
+    # --- events ----------------------------------------------------------------------------------------------
+
+    def _take(self, event: HostEvent) -> None:
+        match event:
+            case Said(text, delta=True):
+                self._piece += text
+                self.progress += 1
+                return
+            case Quiet():
+                return
+        self._close_piece()
+        match event:
+            case Began(session, model):
+                self._session, self._model = session or self._session, model or self._model
+            case Said(text):
+                self._said += text.split("\n")
+                self.progress += 1
+            case UsedTool():
+                self._tools += 1
+                self.progress += 1
+            case Spent():
+                self._spend(event)
+            case Retries():
+                self._end, self._retried = None, event
+            case Limited():
+                self._limit = event
+            case Trouble(message):
+                self._troubles.append(message)
+            case Ended():
+                self._end = event
+
+    def _spend(self, event: Spent) -> None:
+        self._model = event.model or self._model
+        if event.total:
+            self._total, self._usd = event.usage, event.usd
+        else:
+            self._sum = event.usage if self._sum is None else self._sum + event.usage
+            self._usd = event.usd if self._usd is None else self._usd + (event.usd or 0)
+        self.progress += not event.usage.is_nothing
+
+    def _close_piece(self) -> None:
+        if self._piece:
+            self._said += self._piece.split("\n")
+            self._piece = ""
+
+    def _say_plain(self, line: str) -> None:
+        if line.strip():
+            self._close_piece()
+            self._said.append(line)
+            self._plain += 1
+            self.progress += 1
+
+    def _note_unknown(self, kind: str) -> None:
+        if kind not in self._unknown and len(self._unknown) < MOST_UNKNOWN:
+            self._unknown.append(kind)
+
+    def _missing_end(self, exit_code: int, stderr: str) -> Ended:
+        """A host that ended without telling how: one that speaks plain text is judged by its exit code."""
+        if exit_code == 0 and self._plain and self._plain == len(self._said):
+            return Ended(ok=True)
+        told = stderr.strip().splitlines()
+        reason = self._retried.message or (self._troubles or told[-1:] or [""])[-1]
+        what = "ended without saying how" if self._said else "said nothing"
+        if exit_code:
+            what = f"exited with code {exit_code}"
+        return Ended(False, f"the host {what}{f': {reason}' if reason else ''}", self._retried.status)
+
+
+def _document(line: str) -> Mapping[str, Any] | None:
+    if not line.lstrip().startswith("{"):
+        return None
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _failure(end: Ended, limit: Limited | None) -> FailureClass:
+    if limit is not None:
+        return "quota"
+    match end.status:
+        case 429:
+            return "quota"
+        case 401 | 403:
+            return "auth"
+        case int(status) if status >= 500:
+            return "server"
+        case int():  # a request that was wrong: the words of its message are no hint at anything but its length
+            return "context" if classify_failure(end.message, "") == "context" else "real"
+        case None:
+            return classify_failure(end.message, "")
