@@ -27,7 +27,9 @@ LAYERS: Mapping[str, frozenset[str]] = {
 }
 """What each part of the package may import of the others."""
 
-OF_CORE_FOR_CLI = frozenset({"model", "events", "endings", "effects", "frame", "snapshot", "diagram", "simulate"})
+OF_CORE_FOR_CLI = frozenset(
+    {"model", "events", "endings", "effects", "frame", "snapshot", "diagram", "simulate", "hosts"}
+)
 PURE_TEXT = """
     __future__ abc ast bisect codecs collections contextlib copy dataclasses datetime decimal difflib enum fractions
     functools hashlib heapq html itertools json keyword ll_loop math msgspec numbers operator re shlex statistics string

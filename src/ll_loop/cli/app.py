@@ -46,6 +46,7 @@ COMMANDS: Sequence[click.Command] = (
     commands.list_loops,
     commands.show,
     commands.simulate,
+    commands.fake_host,
 )
 for _command in COMMANDS:
     app.add_command(_command)

@@ -176,6 +176,17 @@ async def show(name: str, mermaid: bool, as_json: bool, project: Path | None) ->
     return look.show(name, mermaid, as_json, project)
 
 
+@click.command(
+    "fake-host", add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
+)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+async def fake_host(words: tuple[str, ...]) -> int:
+    """Stand in for an agent: play the script in the prompt (docs/hosts.md)."""
+    from . import fake_host
+
+    return fake_host.play(words)
+
+
 @click.command()
 @click.argument("name")
 @click.argument("input", required=False)

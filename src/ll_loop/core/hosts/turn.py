@@ -79,6 +79,13 @@ class Turn:
         self._limit: Limited | None = None
         self.progress = 0
         """Grows with every text, tool and token: a stream that moves without it is going nowhere."""
+        self.fruitless = 0
+        """Requests in a row that cost no token: a host that goes on after those will never end."""
+
+    @staticmethod
+    def never_began(why: str) -> Reply:
+        """The reply of a host that could not be started."""
+        return Reply(failure="real", error=why)
 
     @property
     def is_over(self) -> bool:
@@ -168,6 +175,7 @@ class Turn:
             self._sum = event.usage if self._sum is None else self._sum + event.usage
             self._usd = event.usd if self._usd is None else self._usd + (event.usd or 0)
         self.progress += not event.usage.is_nothing
+        self.fruitless = self.fruitless + 1 if event.usage.is_nothing else 0
 
     def _close_piece(self) -> None:
         if self._piece:
