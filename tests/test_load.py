@@ -124,9 +124,16 @@ def test_a_small_loop_becomes_typed_values_with_the_defaults(library: Library) -
         ("action: Hello, action_type: prompt", m.Prompt("Hello")),
         ("action: tidy, action_type: slash_command", m.Prompt("tidy", slash=True)),
         ("action: ls, action_type: nonsense", m.Shell("ls")),
-        ("action: a/b, action_type: mcp_tool", m.Unsupported("mcp_tool", "a/b")),
+        ("action: a/b, action_type: mcp_tool", m.McpTool("a/b")),
+        ("action: a/b, action_type: mcp_tool, params: {q: 1}", m.McpTool("a/b", {"q": 1})),
+        ("action: Ship?, action_type: human_approval, on_no: finish", m.HumanApproval("Ship?")),
+        ("action: x, action_type: contract", m.Unsupported("contract", "x")),
         ("on_no: finish", m.Nothing()),
-        ("type: learning, learning: {targets: [x]}, on_no: finish", m.Unsupported("learning")),
+        ("type: learning, learning: {targets: [x]}, on_no: finish", m.Learning(("x",))),
+        (
+            "type: learning, learning: {targets_csv: 'a, b', max_retries: 0, max_retries_expr: '1'}, on_no: finish",
+            m.Learning((), "a, b", 0, "1"),
+        ),
     ],
 )
 def test_the_kind_of_work_follows_from_type_and_text(library: Library, state: str, work: m.Work) -> None:
@@ -139,7 +146,7 @@ def test_a_command_that_is_an_existing_program_runs_in_a_shell_with_a_warning(li
 
 
 def test_work_of_a_later_version_loads_with_a_warning(library: Library) -> None:
-    found = problems_of(library, small("action: a/b, action_type: mcp_tool, next: finish"))
+    found = problems_of(library, small("action: x, action_type: contract, next: finish"))
     assert ("state.unsupported", "warning") in {(p.rule, p.severity) for p in found}
 
 

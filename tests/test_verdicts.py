@@ -23,6 +23,7 @@ from ll_loop.core.model import (
     HarborScorer,
     Judge,
     McpResult,
+    McpTool,
     Operator,
     OutputContains,
     OutputJson,
@@ -30,7 +31,6 @@ from ll_loop.core.model import (
     Prompt,
     ScoreStall,
     Shell,
-    Unsupported,
 )
 from ll_loop.core.verdicts import (
     Evaluation,
@@ -432,7 +432,7 @@ def test_a_model_is_never_said_to_have_judged() -> None:
 def test_without_a_block_the_kind_of_work_decides() -> None:
     assert default_evaluation(Shell("x"), look("", 1)) == Evaluation("default", "no", {"exit_code": 1})
     assert default_evaluation(Shell("x"), look("", 124)) == Evaluation("default", "error", {"exit_code": 124})
-    assert default_evaluation(Unsupported("mcp_tool"), look("{}")).verdict == "success"
+    assert default_evaluation(McpTool("a/b"), look("{}")).verdict == "success"
     assert default_evaluation(Prompt("x"), look("fine")).verdict == "error"
 
 

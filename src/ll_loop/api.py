@@ -52,6 +52,7 @@ __all__ = [
     "RunResult",
     "Session",
     "StoredRun",
+    "approve",
     "expand",
     "find_project",
     "find_run",
@@ -150,10 +151,20 @@ async def stop(
 async def status(project: Path | str | None = None, wanted: str | None = None) -> list[dict[str, Any]]:
     """Where the runs of a project are, oldest first: all that are not over, or the one that `wanted` means.
 
-    Keys: run_id, loop, status, state, step, waits_for, since, pid (0 when no process has the run). A live process is
-    asked, what is dead is read from its journal. Raises NotFoundError.
+    Keys: run_id, loop, status, state, step, waits_for, question (what it asks a person, or None), since, pid (0 when no
+    process has the run). A live process is asked, what is dead is read from its journal. Raises NotFoundError.
     """
     return await control.status(_runs_of(project), wanted)
+
+
+async def approve(project: Path | str | None, wanted: str, answer: str, text: str = "") -> dict[str, Any]:
+    """Answer what a live run asks a person, in whichever process it is: `yes`, `no` with a reason, `edit` with a text.
+
+    `wanted` is an id, the unambiguous beginning of one, `latest`, or a loop's exact name. Returns the question (`id`,
+    `state`, `text`) once the run has taken the answer. Raises NotFoundError, UsageError (no such answer, several runs
+    ask), RefusedError (it asks nothing, does not live, does not answer).
+    """
+    return await control.approve(_runs_of(project), wanted, answer, text)
 
 
 def _runs_of(project: Path | str | None) -> Path:

@@ -106,7 +106,10 @@ def unsupported(state: StateView) -> Findings:
     if state.kind in PROMPT_TYPES:
         message = f"`{state.kind}` needs an agent host, which this version does not have; the action fails"
         yield Finding(state.steps("action"), _say(state, message), at=state.at("action"))
-    if state.kind in ("mcp_tool", "human_approval", "contract", "learning"):
+    if state.kind == "learning":
+        message = "exploring needs an agent host, which this version does not have; targets without a record block"
+        yield Finding(state.steps(), _say(state, message))
+    if state.kind == "contract":
         message = f"`{state.kind}` is not available in this version; entering it ends the run"
         yield Finding(state.steps(), _say(state, message))
 

@@ -41,6 +41,7 @@ COMMANDS: Sequence[click.Command] = (
     commands.resume,
     commands.stop,
     commands.status,
+    commands.approve,
     commands.history,
     commands.validate,
     commands.list_loops,

@@ -13,7 +13,7 @@ from typing import Any
 
 from .app import app
 
-WAITING = frozenset({"run", "run-many", "resume", "stop", "status"})
+WAITING = frozenset({"run", "run-many", "resume", "stop", "status", "approve"})
 BACKENDS = ("asyncio", "trio")
 
 

@@ -76,7 +76,7 @@ def _wishes(given: dict[str, Any], *, many: bool = False) -> Wishes:
     """Take out of the options what tells how to run and to report."""
     from .runs import Wishes
 
-    names = ("project", "as_json", "events", "quiet", "grace", "jobs", "fail_fast")
+    names = ("project", "as_json", "events", "quiet", "grace", "jobs", "fail_fast", "attended")
     return Wishes(**{name: given.pop(name) for name in names if name in given}, many=many)
 
 
@@ -94,6 +94,21 @@ async def stop(wanted: str | None, everything: bool, grace: float | None, as_jso
     from . import past
 
     return await past.stop(wanted, everything, grace, as_json, project)
+
+
+@click.command()
+@click.argument("wanted", metavar="RUN|LOOP")
+@click.argument("answer", metavar="yes|no|edit")
+@click.argument("words", metavar="[REASON|TEXT]", nargs=-1)
+@options.project
+async def approve(wanted: str, answer: str, words: tuple[str, ...], project: Path | None) -> int:
+    """Answer what a run asks a person: yes, no and a REASON, or edit and the TEXT instead.
+
+    `ll-loop status` shows the questions that are open.
+    """
+    from . import past
+
+    return await past.approve(wanted, answer, " ".join(words), project)
 
 
 @click.command()

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from . import words
+from .asking import Asker, Keyboard, is_somebody_there
 from .terminal import STDERR, Look, Screen, Sink, cells, columns, cut, look_at, pad
-from .tracker import Began, Ended, Following, Happening, Noted, StepDone, Stopping, Tracker, Waits
+from .tracker import Asks, Began, Ended, Following, Happening, Noted, StepDone, Stopping, Tracker, Waits
 
 if TYPE_CHECKING:
     from ..api import Reader, RunHandle
@@ -43,11 +44,14 @@ class Display:
         self._screen = Screen(self.sink)
         self._view = view_of(self.tracker, self.look, quiet=quiet, many=many, grace=grace)
         self._fed: list[str] = []
+        self._asker = Asker(handles, Keyboard(live=self.look.live), self._asked) if is_somebody_there() else None
 
     async def follow(self, reader: Reader) -> None:
         """Show the records of a reader, until it ends."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._tick)
+            if self._asker is not None:
+                tasks.start_soon(self._asker.serve)
             async for record in reader:
                 self._feed(self.tracker.take(record))
             tasks.cancel_scope.cancel()
@@ -70,7 +74,18 @@ class Display:
         if self.look.live:
             self.look = look_at(STDERR, os.environ)  # it may have been resized
         fed, self._fed = self._fed, []
-        self._screen.show(fed, self._view.live(self.look))
+        self._screen.show(fed, [*self._view.live(self.look), *self._questions()])
+
+    def _asked(self, complaint: str) -> None:
+        if complaint and not self.look.live:
+            self._fed.append(complaint)
+        self._draw()
+
+    def _questions(self) -> list[str]:
+        if self._asker is None:
+            return []
+        self._asker.look()
+        return self._asker.lines(self.look) if self.look.live else []
 
     def _feed(self, happenings: Iterator[Happening]) -> None:
         for happening in happenings:
@@ -88,7 +103,7 @@ def view_of(tracker: Tracker, look: Look, *, quiet: bool, many: bool, grace: flo
 
 
 class Quiet:
-    """Nothing but the answer to a signal."""
+    """Nothing but the answer to a signal, and what a run asks."""
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
@@ -99,6 +114,10 @@ class Quiet:
             verb = "gets" if happening.runs == 1 else "get"
             text = f"stopping: {words.plural(happening.runs, 'run')} {verb} {grace} (Ctrl-C again: at once)"
             yield look.fit(text)
+        if isinstance(happening, Asks):
+            yield f"{happening.run.name} asks: {happening.lines[0]}"
+            yield from (f"    {line}" for line in happening.lines[1:])
+            yield look.fit(f"    answer with: ll-loop approve {happening.run.handle.run_id} yes|no|edit")
 
     def live(self, look: Look) -> Sequence[str]:
         return ()

@@ -54,6 +54,10 @@ jobs = click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Run
 display = together(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document about the results at the end."),
     click.option("--events", is_flag=True, help="Print what happens as it happens, as JSON lines."),
+    click.option(
+        "--attended", is_flag=True,
+        help="Questions to a person wait for `ll-loop approve`, also without a terminal.",
+    ),
     click.option("--quiet", is_flag=True, help="Show no progress; what went wrong is still said."),
     click.option(
         "--grace", type=click.FloatRange(min=0), default=5.0, show_default=True, metavar="SECONDS",

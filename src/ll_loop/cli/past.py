@@ -15,7 +15,7 @@ from ..api import StoredRun
 from ..errors import UsageError
 from . import report, words
 from .forms import results_to_json, text_of
-from .terminal import STDERR, STDOUT, look_at, say, table
+from .terminal import STDERR, STDOUT, clean, look_at, say, table
 
 Record = Mapping[str, Any]
 _RUN_ID = re.compile(r"latest$|\d{8}T\d{6}-")
@@ -55,7 +55,8 @@ def _print_all(found: Sequence[Record]) -> None:
     rows = [("loop", "status", "state", "step", "since", "run", "")]
     for one in found:
         holders = ", ".join(names.get(holder, holder) for holder in one["waits_for"].split(", "))
-        note = f"waits for {holders}" if holders else "" if one["pid"] else "its process is gone"
+        asks = f"asks: {clean(one['question']['text'])}" if one["question"] else ""
+        note = f"waits for {holders}" if holders else asks if one["pid"] else "its process is gone"
         state, since = one["state"] or "-", _time(one["since"])
         rows.append((one["loop"], one["status"], state, str(one["step"]), since, one["run_id"], note))
     if found:
@@ -83,6 +84,7 @@ def _as_state(entry: Record) -> dict[str, Any]:
         "iteration": entry["step"],
         "status": entry["status"],
         "waits_for": entry["waits_for"],
+        "question": entry["question"],
         "pid": entry["pid"] or None,
     }
 
@@ -96,6 +98,8 @@ def _print_one(entry: Record, run: StoredRun) -> None:
         ("State", entry["state"] or "-"),
         ("Step", str(entry["step"])),
         ("Waits for", entry["waits_for"]),
+        ("Asks", clean(entry["question"]["text"]) if entry["question"] else ""),
+        ("Answer with", f"ll-loop approve {run.run_id} yes|no|edit" if entry["question"] else ""),
         ("Started", _time(run.created["ts"])),
         ("Updated", _time(run.text.records[-1]["ts"])),
         ("Process", str(entry["pid"] or "none")),
@@ -112,6 +116,17 @@ def _print_one(entry: Record, run: StoredRun) -> None:
 def _time(ts: str) -> str:
     """A time as tables show it: UTC, to the second."""
     return f"{ts[:10]} {ts[11:19]}Z"
+
+
+# --- approve -----------------------------------------------------------------------------------------------
+
+
+async def approve(wanted: str, answer: str, text: str, project: Path | None) -> int:
+    """Answer what a run asks a person, and say what that was."""
+    asked = await api.approve(_project(project), wanted, answer, text)
+    line = f"answered {answer} to {asked['state']}: {clean(asked['text'])}"
+    say(look_at(STDERR, os.environ).fit(line), fd=STDERR)
+    return 0
 
 
 # --- history -----------------------------------------------------------------------------------------------

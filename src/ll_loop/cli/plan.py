@@ -6,7 +6,19 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..core.diagram import edges
-from ..core.model import Loop, Nothing, Parameter, Prompt, Shell, State, SubLoop, Unsupported
+from ..core.model import (
+    HumanApproval,
+    Learning,
+    Loop,
+    McpTool,
+    Nothing,
+    Parameter,
+    Prompt,
+    Shell,
+    State,
+    SubLoop,
+    Unsupported,
+)
 from .forms import text_of
 from .terminal import Look, clean
 
@@ -75,6 +87,12 @@ def work_of(state: State) -> tuple[str, str]:
             return "prompt", action
         case SubLoop(name):
             return "loop", name
+        case McpTool(action):
+            return "mcp_tool", action
+        case HumanApproval(action):
+            return "human_approval", action
+        case Learning(targets, csv):
+            return "learning", ", ".join(targets) if csv is None else csv
         case Unsupported(kind, action):
             return kind, action
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from .. import api
 from ..api import Request, RunHandle, Session
+from .asking import is_somebody_there
 from .forms import text_of
 from .options import Texts
 from .plan import plan_lines, plan_to_json
@@ -30,6 +31,7 @@ class Wishes(Struct, frozen=True):
     jobs: int | None = None
     fail_fast: bool = False
     many: bool = False
+    attended: bool = False
 
     @property
     def where(self) -> Path:
@@ -94,7 +96,8 @@ async def resume(wanted: str | None, max_steps: int | None, wishes: Wishes) -> i
 
 async def _see_through(start: Callable[[Session], list[RunHandle]], wishes: Wishes) -> int:
     """Start runs, show them until they have ended, and say how they ended."""
-    session = api.Session(wishes.where, jobs=wishes.jobs, grace=wishes.grace, subreaper=True)
+    attended = wishes.attended or is_somebody_there()
+    session = api.Session(wishes.where, jobs=wishes.jobs, grace=wishes.grace, subreaper=True, attended=attended)
     async with api.signals(session), session:
         outlook = Outlook(session, wishes)
         results = await outlook.watch(start(session))

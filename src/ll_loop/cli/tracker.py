@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
-from ..core.effects import Sleep
+from ..core.effects import AskHuman, Sleep
 from . import words
 from .terminal import clean
 
@@ -86,7 +86,13 @@ class Following(Struct):
             return f"waits for {self.holder}" if self.handle.waits_for else "waits for its turn"
         run = self.handle.run
         effect = run.waiting if run is not None else None
-        return f"waits {words.seconds(effect.seconds)} ({effect.why})" if isinstance(effect, Sleep) else ""
+        match effect:
+            case Sleep(seconds, why):
+                return f"waits {words.seconds(seconds)} ({why})"
+            case AskHuman():
+                return f"asks: {clean(effect.question)}"
+            case _:
+                return ""
 
 
 # --- what happened -----------------------------------------------------------------------------------------
@@ -109,6 +115,13 @@ class StepDone(Struct, frozen=True):
     ts: str
 
 
+class Asks(Struct, frozen=True):
+    """A question to a person, line by line: what is to be approved has to be seen whole."""
+
+    run: Following
+    lines: tuple[str, ...]
+
+
 class Noted(Struct, frozen=True):
     run: Following
     text: str
@@ -125,7 +138,7 @@ class Stopping(Struct, frozen=True):
     runs: int
 
 
-Happening = Began | Waits | StepDone | Noted | Ended | Stopping
+Happening = Began | Waits | StepDone | Asks | Noted | Ended | Stopping
 
 
 class Tracker:
@@ -207,6 +220,15 @@ class Tracker:
             run.step.verdict = record["verdict"]
         return iter(())
 
+    def _ask(self, run: Following, record: Record) -> Iterator[Happening]:
+        lines = [clean(line) for line in record["prompt"].strip().splitlines()]
+        yield Asks(run, tuple(lines) or ("",))
+
+    def _resolve(self, run: Following, record: Record) -> Iterator[Happening]:
+        if run.step is not None:
+            run.step.verdict = words.REPLIES.get(record["verdict"]) or record["verdict"]
+        return iter(())
+
     def _route(self, run: Following, record: Record) -> Iterator[Happening]:
         return self._leave(run, record.get("depth", 0), record["to"], record)
 
@@ -230,6 +252,8 @@ _HANDLERS: Mapping[str, Callable[[Tracker, Following, Record], Iterator[Happenin
     "action_start": Tracker._act,
     "action_complete": Tracker._acted,
     "evaluate": Tracker._judge,
+    "human_approval_requested": Tracker._ask,
+    "human_approval_resolved": Tracker._resolve,
     "route": Tracker._route,
     "loop_complete": Tracker._complete,
 }

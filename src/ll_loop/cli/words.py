@@ -105,12 +105,29 @@ _NOTES: Mapping[str, Words] = {
     "rate_limit_storm": lambda r: f"{r['state']}: rate limits {r['count']} times in a row",
     "api_error_retry": lambda r: f"{r['state']}: server error, retrying in {seconds(r['backoff'])}",
     "api_error_exhausted": lambda r: f"{r['state']}: server error, gave up after {plural(r['retries'], 'retry')}",
+    "human_approval_resolved": lambda r: _resolved(r),
+    "learning_target_stale": lambda r: f"{r['state']}: {r['target']} is {r['cause']}, exploring",
+    "learning_blocked": lambda r: f"{r['state']}: {r['target']} blocks, {r['reason'].replace('_', ' ')}",
     "handoff_detected": lambda r: f"{r['state']}: hands over to a later session",
     "workdir_vanished": lambda r: f"{r['state']}: the directory {r['path']} is gone",
     "worktree_created": lambda r: f"worktree {r['worktree']}",  # its branch is named alike
     "loop_resume": lambda r: f"goes on after step {r['iteration']}, in {r['from_state']}",
     "swept": lambda r: f"ended {plural(len(r['ended']), 'process')} that the last session left behind",
 }
+
+
+REPLIES = {"approve": "yes", "reject": "no"}
+"""What a person said, as the verdict that is routed."""
+
+
+def _resolved(record: Mapping[str, Any]) -> str:
+    if record["verdict"] == "timeout":
+        said = "nobody is there to answer" if record["reason"] == "headless" else "nobody answered in time"
+        return f"{record['state']}: {said}"
+    if record["verdict"] == "shutdown":
+        return f"{record['state']}: the question is withdrawn"
+    reason = f" ({record['reason']})" if record["reason"] else ""
+    return f"{record['state']}: answered {REPLIES.get(record['verdict'], record['verdict'])}{reason}"
 
 
 def note(record: Mapping[str, Any]) -> str:
@@ -130,6 +147,7 @@ _DETAILS: Mapping[str, Words] = {
     "evaluate": lambda r: f"{r['verdict']}  ({r['type']})",
     "route": lambda r: f"{r['from']} -> {r['to']}",
     "scope_waiting": lambda r: f"waits for {r['holder']}",
+    "human_approval_requested": lambda r: f"asks: {r['prompt']}",
 }
 _COMMON = frozenset({"event", "ts", "run_id", "loop", "depth", "seq", "crc"})
 

@@ -9,12 +9,13 @@ from . import events
 from .context import bind_fragment
 from .effects import ActionDone, RunAction
 from .failures import classify_failure, failure_type, first_marker
-from .frame import StopAsked, Turn
-from .model import State
+from .frame import After, StopAsked, Turn
+from .model import McpTool, State
 from .move import EndRun, Move, Wait, assign, explain
-from .template import HeredocCollision, TemplateError
+from .template import HeredocCollision, TemplateError, render_value
 
 DEFAULT_TIMEOUT = 3600.0
+TOOL_TIMEOUT = 30.0
 
 
 def prepare(move: Move) -> None:
@@ -34,9 +35,15 @@ def start(move: Move) -> Wait | str:
     state = move.state
     try:
         text = move.render(state.template)
+        arguments = render_value(dict(state.work.params), move.scope()) if isinstance(state.work, McpTool) else None
     except TemplateError as error:
         return on_error(move, error)
-    loop = move.frame.loop
+    return launch(move, text, arguments=arguments)
+
+
+def launch(move: Move, text: str, *, arguments: Mapping[str, Any] | None = None, after: After = "action") -> Wait:
+    """The action with this text; the machine goes on with its answer at `after`."""
+    state, loop = move.state, move.frame.loop
     if 0 < loop.prompt_size_warn <= len(text):
         move.emit(events.prompt_size_warn(state.name, len(text), loop.prompt_size_warn))
     move.emit(events.action_start(text, state.is_prompt))
@@ -46,8 +53,9 @@ def start(move: Move) -> Wait | str:
         move.frame.attempt,
         loop.name,
         move.frame.depth,
+        arguments,
     )  # fmt: skip
-    return Wait(action, "action")
+    return Wait(action, after)
 
 
 def _first(*candidates: float | None) -> float:
@@ -57,7 +65,7 @@ def _first(*candidates: float | None) -> float:
 def _wall(state: State, default: float | None, idle: float) -> float:
     if state.is_prompt and idle and state.timeout is None and default is None:
         return 0
-    return _first(state.timeout, default, DEFAULT_TIMEOUT)
+    return _first(state.timeout, default, TOOL_TIMEOUT if isinstance(state.work, McpTool) else DEFAULT_TIMEOUT)
 
 
 def on_error(move: Move, error: TemplateError) -> str:
@@ -67,6 +75,13 @@ def on_error(move: Move, error: TemplateError) -> str:
         raise EndRun("error", explain(state.name, error)) from error
     move.emit(events.action_error(state.name, str(error)))
     return move.target(state.routes.on_error) or state.name
+
+
+def check_workdir(move: Move, done: ActionDone) -> None:
+    """End the run if the action found its directory gone."""
+    if done.workdir is not None:
+        move.emit(events.workdir_vanished(move.frame.state, done.workdir))
+        raise EndRun("workdir_vanished", f"Working directory vanished: {done.workdir}")
 
 
 def note(move: Move, done: ActionDone) -> str | None:

@@ -20,7 +20,8 @@ from .model import EMPTY, Loop
 class RunAction(Struct, frozen=True):
     """Run `text` as a bash script, or as a prompt when `prompt` is set. Times are seconds, 0 means no limit.
 
-    `loop` and `depth` tell which (sub-)loop the state belongs to.
+    With `arguments`, `text` is `SERVER/TOOL`: a tool of an MCP server to call with them. `loop` and `depth` tell which
+    (sub-)loop the state belongs to.
     """
 
     text: str
@@ -32,6 +33,31 @@ class RunAction(Struct, frozen=True):
     attempt: int = 1
     loop: str = ""
     depth: int = 0
+    arguments: Mapping[str, Any] | None = None
+
+
+class FindHuman(Struct, frozen=True):
+    """Find out whether anybody is there to answer a question."""
+
+
+class AskHuman(Struct, frozen=True):
+    """Put `question` to a person and wait for the answer, at most `timeout` seconds.
+
+    `id` is the same whenever this very question is asked again; no two questions of a run have the same.
+    """
+
+    id: str
+    question: str
+    state: str
+    timeout: float
+    loop: str = ""
+    depth: int = 0
+
+
+class ReadLearning(Struct, frozen=True):
+    """Look up what has been learned of `target`."""
+
+    target: str
 
 
 class ProbeTree(Struct, frozen=True):
@@ -72,7 +98,9 @@ class Breathe(Struct, frozen=True):
 
 
 Probe = ProbeTree | ProbeFile | ProbePaths
-Effect = RunAction | ProbeTree | ProbeFile | ProbePaths | Sleep | LoadLoop | Breathe
+Effect = (
+    RunAction | FindHuman | AskHuman | ReadLearning | ProbeTree | ProbeFile | ProbePaths | Sleep | LoadLoop | Breathe
+)
 
 # --- answers -----------------------------------------------------------------------------------------------
 
@@ -122,7 +150,33 @@ class LoadFailed(Struct, frozen=True):
     error: str
 
 
-Answer = ActionDone | Probed | Rested | Loaded | LoadFailed
+class HumanFound(Struct, frozen=True):
+    """Whether anybody can answer a question."""
+
+    anyone: bool
+
+
+class HumanReply(Struct, frozen=True):
+    """What a person said, or `timeout` when nobody did. `edit` is the text that replaces what was asked about."""
+
+    verdict: Literal["approve", "reject", "edit", "timeout"]
+    edit: str | None = None
+    reason: str | None = None
+
+
+class Learned(Struct, frozen=True):
+    """What is known of a target (None: there is no record), or why its record cannot be read."""
+
+    status: Literal["proven", "refuted", "stale"] | None = None
+    error: str | None = None
+
+
+Stored = ActionDone | HumanFound | HumanReply | Learned | Probed | Rested | LoadFailed
+Answer = Stored | Loaded
+
+_STORED: Mapping[str, type[HumanFound | HumanReply | Learned | Probed | Rested | LoadFailed]] = {
+    kind.__name__: kind for kind in (HumanFound, HumanReply, Learned, Probed, Rested, LoadFailed)
+}
 
 
 class Outcome(Struct, frozen=True):
@@ -164,17 +218,12 @@ def _action_to_json(done: ActionDone) -> dict[str, Any]:
     return document
 
 
-def answer_from_json(document: Mapping[str, Any]) -> ActionDone | Probed | Rested | LoadFailed:
+def answer_from_json(document: Mapping[str, Any]) -> Stored:
     """The reverse for every answer but `Loaded`, which needs a library (`ll_loop.run.journal`)."""
     fields = {key: value for key, value in document.items() if key != "kind"}
-    match document["kind"]:
-        case "ActionDone":
-            return ActionDone(**{**fields, "marked": tuple(fields.get("marked", ()))})
-        case "Probed":
-            return Probed(**fields)
-        case "Rested":
-            return Rested()
-        case "LoadFailed":
-            return LoadFailed(**fields)
-        case kind:
-            raise ValueError(f"unknown answer in the journal: {kind!r}")
+    kind = document["kind"]
+    if kind == "ActionDone":
+        return ActionDone(**{**fields, "marked": tuple(fields.get("marked", ()))})
+    if kind not in _STORED:
+        raise ValueError(f"unknown answer in the journal: {kind!r}")
+    return _STORED[kind](**fields)

@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from .effects import AskHuman
 from .endings import exit_code_of, status_of
 from .model import Ending
 
@@ -195,6 +196,47 @@ def handoff_detected(state: str, iteration: int, continuation: str) -> tuple[str
 
 def workdir_vanished(state: str, path: str) -> tuple[str, Fields]:
     return "workdir_vanished", {"state": state, "path": path}
+
+
+def learning_target(outcome: str, state: str, target: str, **more: Any) -> tuple[str, Fields]:
+    """`outcome` is `proven`, `refuted` or `stale`."""
+    return f"learning_target_{outcome}", {"state": state, "target": target, **more}
+
+
+def learning_explore_invoked(state: str, target: str, attempt: int) -> tuple[str, Fields]:
+    return "learning_explore_invoked", {"state": state, "target": target, "attempt": attempt}
+
+
+def learning_blocked(state: str, target: str, reason: str) -> tuple[str, Fields]:
+    return "learning_blocked", {"state": state, "target": target, "reason": reason}
+
+
+def learning_complete(state: str, targets: tuple[str, ...]) -> tuple[str, Fields]:
+    return "learning_complete", {"state": state, "targets": list(targets)}
+
+
+def human_approval_requested(ask: AskHuman, deadline: str) -> tuple[str, Fields]:
+    return "human_approval_requested", {
+        "state": ask.state,
+        "alert_id": ask.id,
+        "prompt": ask.question,
+        "timeout": ask.timeout,
+        "deadline_ts": deadline,
+        "captured_context": {},
+    }
+
+
+def human_approval_resolved(
+    state: str, alert_id: str | None, verdict: str, elapsed: float, target: str | None, reason: str | None
+) -> tuple[str, Fields]:
+    return "human_approval_resolved", {
+        "state": state,
+        "alert_id": alert_id,
+        "verdict": verdict,
+        "elapsed_seconds": elapsed,
+        "route": target,
+        "reason": reason,
+    }
 
 
 def warning(state: str, message: str) -> tuple[str, Fields]:

@@ -27,6 +27,10 @@ After = Literal[
     "backoff",
     "load",
     "breathe",
+    "find_human",
+    "human",
+    "record",
+    "explore",
     "nothing",
 ]
 """What the answer under way is for: the machine goes on there. A flush leads to the limit that caused it: the time of
@@ -43,6 +47,22 @@ class RateRecord(Struct, frozen=True):
     wait: float = 0
 
 
+class Asked(Struct, frozen=True):
+    """A question to a person, and when it was put, in seconds of the run's clock."""
+
+    question: str
+    since: float = 0
+
+
+class Pursuit(Struct, frozen=True):
+    """How far a learning state is: `known` targets are proven, the next one was explored `tries` times."""
+
+    targets: tuple[str, ...]
+    limit: int
+    known: int = 0
+    tries: int = 0
+
+
 class Turn(Struct, frozen=True):
     """What is known of the state under way, from its action to its route."""
 
@@ -50,6 +70,8 @@ class Turn(Struct, frozen=True):
     verdict: str = "yes"
     param: Mapping[str, Any] | None = None
     source: str = ""
+    asked: Asked | None = None
+    pursuit: Pursuit | None = None
 
 
 class Frame(Struct):

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from . import events
 from .frame import Cap
-from .model import Prompt, Shell, SubLoop, TerminatedBy
+from .model import McpTool, Prompt, Shell, SubLoop, TerminatedBy
 from .move import Move
 
 
@@ -78,7 +78,7 @@ def _left_a_sub_loop(move: Move) -> bool:
     state = frame.loop.states.get(frame.state)
     if before is None or state is None or not frame.just_routed:
         return False
-    return isinstance(before.work, SubLoop) and not state.terminal and isinstance(state.work, Shell | Prompt)
+    return isinstance(before.work, SubLoop) and not state.terminal and isinstance(state.work, Shell | Prompt | McpTool)
 
 
 def enter_handler(move: Move, handle: Handle) -> None:

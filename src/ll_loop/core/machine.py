@@ -20,10 +20,11 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import actions, events, limits, retries, stalls, subloops
+from . import actions, approvals, events, learning, limits, retries, stalls, subloops
 from .effects import (
     ActionDone,
     Answer,
+    AskHuman,
     Breathe,
     Effect,
     Loaded,
@@ -43,7 +44,10 @@ from .model import (
     EMPTY,
     DiffStall,
     Ending,
+    HumanApproval,
+    Learning,
     Loop,
+    McpTool,
     Nothing,
     Prompt,
     ScoreStall,
@@ -52,7 +56,7 @@ from .model import (
     TerminatedBy,
     Unsupported,
 )
-from .move import EndRun, Move, Wait, assign, without
+from .move import EndRun, Move, Wait, assign, expect, without
 from .routing import ABSTAINED, HOLDS, abstention_fallback, route, takes_abstention
 from .template import TemplateError
 from .verdicts import Evaluation, EvaluatorError, Look, default_evaluation, evaluate
@@ -117,6 +121,8 @@ def interrupt(
     if run.ending is not None:
         raise ValueError(f"{run!r} cannot be interrupted")
     move = Move(run, at, ts, 0.5)
+    if isinstance(run.waiting, AskHuman):
+        approvals.withdraw(move)
     _end_all(move, by, error=error, signal=signal)
     return Decision(replace(_settled(move, None), waiting=run.waiting, after=run.after), None, tuple(move.events))
 
@@ -125,8 +131,8 @@ def resume(run: Run, at: float, ts: str, *, started: bool = True, max_steps: int
     """Open a closed or killed run again; `max_steps` replaces the loop's step cap.
 
     An action that may have `started` is entered again as the next attempt (or skipped, or fails the run, as its
-    state's `on_resume` says); any other effect under way is asked for again. A run that ended for good, or whose cap
-    would end it at once, ends again as it did.
+    state's `on_resume` says); a question to a person is put again, any other effect is asked for again. A run that
+    ended for good, or whose cap would end it at once, ends again as it did.
     """
     ending = run.ending
     over = ending is not None and run.waiting is None
@@ -146,7 +152,7 @@ def resume(run: Run, at: float, ts: str, *, started: bool = True, max_steps: int
         return _follow(move, _turn)
     if started and isinstance(run.waiting, RunAction):
         return _follow(move, partial(_reenter, after=run.after))
-    waiting = Wait(run.waiting, run.after)
+    waiting = approvals.again() if isinstance(run.waiting, AskHuman) else Wait(run.waiting, run.after)
     return _follow(move, lambda _: waiting)
 
 
@@ -195,7 +201,7 @@ def _reenter(move: Move, *, after: After) -> Next:
             return partial(_ANSWERED[after], answer=ActionDone(0))
         case "rerun":
             frame.attempt += 1
-            return _enter if after == "action" else partial(_flush, after=after)
+            return partial(_flush, after=after) if after in _AFTER_FLUSH else _enter
 
 
 # --- following steps ---------------------------------------------------------------------------------------
@@ -315,8 +321,12 @@ def _enter(move: Move) -> Next:
     match move.state.work:
         case SubLoop() as work:
             return _wait_or_leave(subloops.start(move, work))
-        case Shell() | Prompt():
+        case Shell() | Prompt() | McpTool():
             return _wait_or_leave(actions.start(move))
+        case HumanApproval():
+            return _wait_or_leave(approvals.start(move))
+        case Learning() as work:
+            return _wait_or_leave(learning.start(move, work))
         case Unsupported(kind):
             raise EndRun("error", f"state {move.frame.state!r}: {kind} is not available in this version")
         case Nothing():
@@ -336,6 +346,11 @@ def _wait_or_leave(found: Wait | str | None) -> Next:
     return found if isinstance(found, Wait) else partial(_leave, target=found)
 
 
+def _then(step: Callable[[Move, Answer], Wait | str | None]) -> Callable[..., Next]:
+    """An answer to a kind of state that chooses its target itself."""
+    return lambda move, answer: _wait_or_leave(step(move, answer))
+
+
 def _flush(move: Move, *, after: After) -> Next:
     """Run the action of the state under way once, before a limit takes effect; nothing is judged or routed."""
     _count_step(move, flushed=True)
@@ -348,7 +363,7 @@ def _flush(move: Move, *, after: After) -> Next:
 
 
 def _flushed(move: Move, answer: Answer, *, after: After) -> Next:
-    done = _expect(ActionDone, answer)
+    done = expect(ActionDone, answer)
     move.frame.turn = replace(move.frame.turn, done=done)
     with suppress(EndRun):
         actions.note(move, done)
@@ -356,10 +371,8 @@ def _flushed(move: Move, answer: Answer, *, after: After) -> Next:
 
 
 def _acted(move: Move, answer: Answer) -> Next:
-    done = _expect(ActionDone, answer)
-    if done.workdir is not None:
-        move.emit(events.workdir_vanished(move.frame.state, done.workdir))
-        raise EndRun("workdir_vanished", f"Working directory vanished: {done.workdir}")
+    done = expect(ActionDone, answer)
+    actions.check_workdir(move, done)
     move.frame.turn = replace(move.frame.turn, done=done)
     target = actions.note(move, done)
     if target is None:
@@ -423,7 +436,7 @@ def _history_file(move: Move, template: str) -> str:
 
 
 def _probed(move: Move, answer: Answer) -> Next:
-    return partial(_evaluated, probe=_expect(Probed, answer))
+    return partial(_evaluated, probe=expect(Probed, answer))
 
 
 def _evaluated(move: Move, probe: Probed | None) -> Next:
@@ -481,7 +494,7 @@ def _check_stall(move: Move) -> Next:
 
 
 def _stall_probed(move: Move, answer: Answer) -> Next:
-    return partial(_stall_checked, fingerprint=_expect(Probed, answer).value)
+    return partial(_stall_checked, fingerprint=expect(Probed, answer).value)
 
 
 def _stall_checked(move: Move, fingerprint: str | None) -> Next:
@@ -559,12 +572,12 @@ def _count_edge(move: Move, target: str) -> None:
 
 
 def _rate_limit_rested(move: Move, answer: Answer) -> Next:
-    _expect(Rested, answer)
+    expect(Rested, answer)
     return retries.go_on_waiting(move) or _again
 
 
 def _server_error_rested(move: Move, answer: Answer) -> Next:
-    _expect(Rested, answer)
+    expect(Rested, answer)
     retries.after_server_wait(move)
     return partial(_leave, target=move.frame.state)
 
@@ -580,7 +593,7 @@ def _again(move: Move) -> Next:
 
 
 def _rested(move: Move, answer: Answer) -> Next:
-    _expect(Rested, answer)
+    expect(Rested, answer)
     return _turn
 
 
@@ -644,12 +657,6 @@ def _ending(frame: Frame, by: TerminatedBy, **more: Any) -> Ending:
     return Ending(by, frame.state, failure_terminal=failed, **more)
 
 
-def _expect(kind: type[Any], answer: Answer) -> Any:
-    if not isinstance(answer, kind):
-        raise ValueError(f"expected {kind.__name__}, got {answer!r}")
-    return answer
-
-
 _AFTER_FLUSH: Mapping[After, Step] = {"flush": partial(_finish, by="timeout"), "cap_flush": _turn}
 _ANSWERED: Mapping[After, Callable[..., Next]] = {
     "action": _acted,
@@ -662,4 +669,8 @@ _ANSWERED: Mapping[After, Callable[..., Next]] = {
     "backoff": _rested,
     "breathe": _rested,
     "load": _loaded,
+    "find_human": _then(approvals.found),
+    "human": _then(approvals.replied),
+    "record": _then(learning.looked),
+    "explore": _then(learning.explored),
 }

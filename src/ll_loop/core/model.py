@@ -75,14 +75,39 @@ class SubLoop(Struct, frozen=True):
     worktree: str = ""
 
 
+class McpTool(Struct, frozen=True):
+    """A call of a tool of an MCP server: `action` is `SERVER/TOOL`, `params` its arguments; both hold templates."""
+
+    action: str
+    params: Mapping[str, Any] = EMPTY
+
+
+class HumanApproval(Struct, frozen=True):
+    """A question to a person, as a template."""
+
+    action: str
+
+
+class Learning(Struct, frozen=True):
+    """Targets that must have been proven by experiment; what is unknown is explored by an agent.
+
+    `targets_csv` and `max_retries_expr` are templates and win over `targets` and `max_retries`.
+    """
+
+    targets: tuple[str, ...] = ()
+    targets_csv: str | None = None
+    max_retries: int = 2
+    max_retries_expr: str | None = None
+
+
 class Unsupported(Struct, frozen=True):
-    """Work that this version cannot do yet (human approval, MCP tools, learning). Entering it ends the run."""
+    """Work that this version cannot do yet. Entering it ends the run."""
 
     kind: str
     action: str = ""
 
 
-Work = Nothing | Shell | Prompt | SubLoop | Unsupported
+Work = Nothing | Shell | Prompt | SubLoop | McpTool | HumanApproval | Learning | Unsupported
 
 
 # --- how a result is judged ------------------------------------------------------------------------------
@@ -294,11 +319,11 @@ class State(Struct, frozen=True):
     @property
     def template(self) -> str:
         """The action text as written, empty for states without one."""
-        return "" if isinstance(self.work, Nothing | SubLoop) else self.work.action
+        return "" if isinstance(self.work, Nothing | SubLoop | Learning) else self.work.action
 
     @property
     def is_prompt(self) -> bool:
-        return isinstance(self.work, Prompt)
+        return isinstance(self.work, Prompt | Learning)
 
 
 class RepeatedFailure(Struct, frozen=True):

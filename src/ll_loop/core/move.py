@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from msgspec import Struct
 
 from . import events
 from .context import Namespaces
-from .effects import Effect
+from .effects import Answer, Effect
 from .events import Event
 from .frame import After, Frame, Run, StopAsked
 from .model import CURRENT, Ending, State, TerminatedBy
 from .template import HeredocCollision, TemplateError, render
 
 Emitted = tuple[str, dict[str, Any]]
+_T = TypeVar("_T")
 
 
 class EndRun(Exception):  # noqa: N818 - control flow inside the machine, never seen outside
@@ -137,6 +138,13 @@ class Move:
 
     def warn(self, message: str) -> None:
         self.emit(events.warning(self.frame.state, message))
+
+
+def expect(kind: type[_T], answer: Answer) -> _T:
+    """The answer, which must be of this kind; ValueError if it is another."""
+    if not isinstance(answer, kind):
+        raise ValueError(f"expected {kind.__name__}, got {answer!r}")
+    return answer
 
 
 def explain(state: str, error: TemplateError) -> str:

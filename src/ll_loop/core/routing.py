@@ -42,6 +42,14 @@ def _by_shorthand(on: Mapping[str, str], verdict: str) -> str | None:
     return target
 
 
+def first_route(routes: Routes, *verdicts: str) -> str | None:
+    """The target of the first of these verdicts that has a shorthand key, else of the first that the table takes."""
+    found = next((routes.on[verdict] for verdict in verdicts if verdict in routes.on), None)
+    if found is None and routes.table is not None:
+        found = next((target for verdict in verdicts if (target := route(routes, verdict)) is not None), None)
+    return found
+
+
 def takes_abstention(routes: Routes, verdict: str) -> bool:
     """Whether a route was written for this abstention (or for its certain form)."""
     written = routes.on if routes.table is None else routes.table

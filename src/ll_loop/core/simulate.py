@@ -17,7 +17,12 @@ from . import machine
 from .effects import (
     ActionDone,
     Answer,
+    AskHuman,
     Effect,
+    FindHuman,
+    HumanFound,
+    HumanReply,
+    Learned,
     Loaded,
     LoadFailed,
     LoadLoop,
@@ -26,6 +31,7 @@ from .effects import (
     ProbeFile,
     ProbePaths,
     ProbeTree,
+    ReadLearning,
     Rested,
     RunAction,
     Sleep,
@@ -37,8 +43,9 @@ from .model import EMPTY, Classify, Convergence, Loop, OutputContains, OutputNum
 Perform = Callable[[Effect, Run], Answer]
 """Says how an effect ended; the run shows where it is."""
 
-Said = int | str | ActionDone
-"""How an action ended: its exit code, what it printed (exit code 0), or all of it."""
+Said = int | str | ActionDone | HumanReply
+"""How an action ended: its exit code, what it printed (exit code 0), or all of it. Of a person: 0 is approval, another
+number refusal, a text the edit."""
 
 Scenario = Literal["all-pass", "all-fail", "all-error", "first-fail", "alternating"]
 Verdict = Literal["yes", "no", "error"]
@@ -99,7 +106,8 @@ def play(
 class Script:
     """Answers by state: each state's answers in order, the last one again and again.
 
-    A state without answers does `otherwise`. `tree` and `files` are what probes see, `loops` the sub-loops by name.
+    A state without answers does `otherwise`. `tree` and `files` are what probes see, `loops` the sub-loops by name,
+    `learned` the status of learning targets; without `anyone`, nobody is there to answer questions.
     `performed` holds every effect that was asked for.
     """
 
@@ -111,6 +119,8 @@ class Script:
         tree: str | Sequence[str] = "unchanged",
         files: Mapping[str, str] = EMPTY,
         loops: Mapping[str, Loop] = EMPTY,
+        learned: Mapping[str, Learned | Sequence[Learned]] = EMPTY,
+        anyone: bool = True,
     ) -> None:
         self.performed: list[Effect] = []
         self._answers = {state: _listed(said) for state, said in answers.items()}
@@ -118,6 +128,8 @@ class Script:
         self._tree = _listed(tree)
         self._files = files
         self._loops = loops
+        self._learned = {target: _listed(known) for target, known in learned.items()}
+        self._anyone = anyone
         self._taken: dict[str, int] = {}
 
     def answer(self, effect: Effect, run: Run | None = None) -> Answer:
@@ -126,6 +138,13 @@ class Script:
         match effect:
             case RunAction(state=state):
                 return done(self._next(state, self._answers.get(state, (self._otherwise,))))
+            case FindHuman():
+                return HumanFound(self._anyone)
+            case AskHuman(state=state):
+                return reply(self._next(state, self._answers.get(state, (self._otherwise,))))
+            case ReadLearning(target):
+                known: Learned = self._next(f"record of {target}", self._learned.get(target, (Learned(),)))
+                return known
             case ProbeTree():
                 return Probed(self._next("probe of the tree", self._tree))
             case ProbeFile(path):
@@ -157,6 +176,21 @@ def done(said: Said) -> ActionDone:
             return ActionDone(0, output=said)
         case int():
             return ActionDone(said)
+        case HumanReply():
+            return ActionDone(0 if said.verdict == "approve" else 1, output=said.edit or "")
+
+
+def reply(said: Said) -> HumanReply:
+    """The full answer of a person who said so."""
+    match said:
+        case HumanReply():
+            return said
+        case str():
+            return HumanReply("edit", edit=said)
+        case int():
+            return HumanReply("reject" if said else "approve")
+        case ActionDone():
+            return HumanReply("reject" if said.exit_code else "approve")
 
 
 class Play:
@@ -175,6 +209,14 @@ class Play:
             case RunAction():
                 self._count += 1
                 return self._act(run.top.current, self._verdict())
+            case FindHuman():
+                return HumanFound(anyone=True)
+            case AskHuman():
+                self._count += 1
+                return _REPLIES[self._verdict()]
+            case ReadLearning():
+                self._count += 1
+                return _LEARNED[self._verdict()]
             case ProbeTree() | ProbePaths():
                 return Probed("unchanged" if self._verdict() == "no" else f"change {self._count}")
             case ProbeFile():
@@ -199,6 +241,14 @@ class Play:
 
     def _act(self, state: State, verdict: Verdict) -> ActionDone:
         return ended_as(state, verdict)
+
+
+_REPLIES: Mapping[Verdict, HumanReply] = {
+    "yes": HumanReply("approve"),
+    "no": HumanReply("reject", reason="simulated"),
+    "error": HumanReply("timeout"),
+}
+_LEARNED: Mapping[Verdict, Learned] = {"yes": Learned("proven"), "no": Learned("refuted"), "error": Learned("stale")}
 
 
 def ended_as(state: State, verdict: Verdict) -> ActionDone:
@@ -267,4 +317,8 @@ class Ask(Struct):
         """The answer to an effect, given where the run is."""
         if isinstance(effect, RunAction):
             return ended_as(run.top.current, self.ask(run.top.current, effect.text))
+        if isinstance(effect, AskHuman):
+            return _REPLIES[self.ask(run.top.current, effect.question)]
+        if isinstance(effect, ReadLearning):
+            return _LEARNED[self.ask(run.top.current, f"is it known: {effect.target}?")]
         return Play("all-pass").answer(effect, run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .effects import AskHuman
 from .endings import status_of
 from .frame import Frame, Run
 from .model import Status
@@ -39,12 +40,21 @@ def snapshot(run: Run, *, updated_at: str, status: Status | None = None) -> dict
         },
         "active_sub_loop": _position(run.frames[1:]),
         "attempt": run.top.attempt if run.top.attempt > 1 else None,
+        "question": open_question(run),
     }
     document |= {key: value for key, value in optional.items() if value}
     if run.ending is not None and run.ending.error is not None:
         document["error"] = run.ending.error
     document["context"] = dict(root.context)
     return document
+
+
+def open_question(run: Run) -> dict[str, Any] | None:
+    """The question to a person that the run waits with: its `id`, its `state` and its `text`."""
+    ask = run.waiting
+    if run.ending is not None or not isinstance(ask, AskHuman):
+        return None
+    return {"id": ask.id, "state": ask.state, "text": ask.question}
 
 
 def _position(frames: tuple[Frame, ...]) -> list[dict[str, Any]]:

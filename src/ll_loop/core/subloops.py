@@ -10,7 +10,7 @@ from .effects import Loaded, LoadFailed, LoadLoop
 from .frame import Frame
 from .model import Ending, Loop, SubLoop
 from .move import EndRun, Move, Wait, assign, explain, without
-from .routing import route
+from .routing import first_route
 from .template import TemplateError, render_value
 
 DEEPEST = 32
@@ -123,7 +123,4 @@ def _route(move: Move, verdict: str) -> str | None:
     """The shorthand key of the verdict or, for `error` and `timeout`, of `no`; else the table; else `next`."""
     routes = move.state.routes
     verdicts = [verdict, "no"] if verdict in ("error", "timeout") else [verdict]
-    found = next((routes.on[name] for name in verdicts if name in routes.on), None)
-    if found is None and routes.table is not None:
-        found = next((target for name in verdicts if (target := route(routes, name)) is not None), None)
-    return move.target(found or routes.next)
+    return move.target(first_route(routes, *verdicts) or routes.next)

@@ -31,12 +31,12 @@ from .model import (
     HarborScorer,
     Judge,
     McpResult,
+    McpTool,
     OutputContains,
     OutputJson,
     OutputNumeric,
     Prompt,
     ScoreStall,
-    Unsupported,
     Work,
 )
 from .template import MissingValue, Scope, TemplateError, plain, render, text_of
@@ -108,7 +108,7 @@ def default_evaluation(work: Work, look: Look) -> Evaluation:
     match work:
         case Prompt():
             verdict = _ask_model(look)
-        case Unsupported(kind="mcp_tool"):
+        case McpTool():
             verdict = _mcp_result(look.output, look.exit_code)
         case _:
             verdict = _exit_code(ExitCode(), look.exit_code)

@@ -261,8 +261,26 @@ def _work(fields: Fields, is_program: bool) -> m.Work:
             return m.Prompt(action, slash)
         case "loop":
             return _sub_loop(fields)
+        case "mcp_tool":
+            return m.McpTool(action, fields.mapping("params"))
+        case "human_approval":
+            return m.HumanApproval(action)
+        case "learning":
+            return _learning(fields)
         case kind:
             return m.Unsupported(kind, action)
+
+
+def _learning(fields: Fields) -> m.Learning:
+    block = fields.under("learning")
+    if block is None:
+        return m.Learning()
+    return m.Learning(
+        targets=block.words("targets"),
+        targets_csv=block.text_or_none("targets_csv"),
+        max_retries=_or(block.integer("max_retries"), m.Learning().max_retries),
+        max_retries_expr=block.text_or_none("max_retries_expr"),
+    )
 
 
 def _sub_loop(fields: Fields) -> m.SubLoop:

@@ -2,6 +2,8 @@
 
     {"stop": "<run id>", "grace": 2}    ends that run alone; answers with its result once it has ended
     {"status": true}                    answers with where every run is
+    {"approve": "<run id>", "answer": "yes"}
+                                        answers that run's question to a person, with `text` for a reason or an edit
 
 The socket's path stands in each run's journal (`run_created`, `run_claimed`). What a dead process left is read from
 the journals alone. Nobody is signalled from here: a process ends its own children, and only those.
@@ -28,6 +30,7 @@ from ..core.endings import exit_code_of
 from ..core.model import Ending
 from ..errors import LoopError, RefusedError, UsageError
 from . import procs, recovery
+from .desk import reply_of
 from .handle import RunHandle
 from .recovery import StoredRun
 from .request import RunResult
@@ -120,13 +123,29 @@ class Control:
         match request:
             case {"stop": str(run_id)}:
                 return await self._stop(run_id, request.get("grace"))
+            case {"approve": str(run_id), "answer": str(word)}:
+                return await self._approve(run_id, word, request.get("text", ""))
             case {"status": True}:
                 return {"runs": [_entry(handle) for handle in self._runs]}
             case _:
                 return {"error": "not a request"}
 
+    def _handle(self, run_id: str) -> RunHandle | None:
+        return next((one for one in reversed(self._runs) if one.run_id == run_id), None)
+
+    async def _approve(self, run_id: str, word: str, text: object) -> Mapping[str, Any]:
+        handle = self._handle(run_id)
+        if handle is None:
+            return {"error": f"no such run here: {run_id}"}
+        question = handle.question
+        try:
+            await handle.approve(word, str(text))
+        except LoopError as error:
+            return {"error": str(error)}
+        return {"answered": question}
+
     async def _stop(self, run_id: str, grace: object) -> Mapping[str, Any]:
-        handle = next((one for one in reversed(self._runs) if one.run_id == run_id), None)
+        handle = self._handle(run_id)
         if handle is None:
             return {"error": f"no such run here: {run_id}"}
         if grace is not None and (not isinstance(grace, int | float) or not grace >= 0):
@@ -144,6 +163,7 @@ def _entry(handle: RunHandle) -> dict[str, Any]:
         "state": root.state if root else "",
         "step": root.iteration if root else 0,
         "waits_for": handle.waits_for,
+        "question": handle.question,
         "since": handle.since,
         "pid": os.getpid(),
     }
@@ -246,10 +266,16 @@ async def stop(
 async def status(runs: Path, wanted: str | None = None) -> list[dict[str, Any]]:
     """Where runs of a project are, oldest first: all that have not ended, or the one that `wanted` means.
 
-    Keys: run_id, loop, status, state, step, waits_for, since, pid. What lives is asked itself, all else is read from
-    its journal; `pid` is 0 when no process has the run. Raises NotFoundError.
+    Keys: run_id, loop, status, state, step, waits_for, question (`id`, `state` and `text` of what a live run asks a
+    person, else None), since, pid. What lives is asked itself, all else is read from its journal; `pid` is 0 when no
+    process has the run. Raises NotFoundError.
     """
-    chosen = [recovery.find_run(runs, wanted)] if wanted else [run for run in _all(runs) if not run.is_over]
+    return await _entries(
+        [recovery.find_run(runs, wanted)] if wanted else [run for run in _all(runs) if not run.is_over]
+    )
+
+
+async def _entries(chosen: Sequence[StoredRun]) -> list[dict[str, Any]]:
     told: dict[str, dict[str, Any]] = {}
 
     async def hear(path: str) -> None:
@@ -261,6 +287,36 @@ async def status(runs: Path, wanted: str | None = None) -> list[dict[str, Any]]:
         for path in {run.socket for run in chosen if run.is_alive and run.socket}:
             tasks.start_soon(hear, path)
     return [told.get(run.run_id) or _stored_entry(run) for run in chosen]
+
+
+async def approve(runs: Path, wanted: str, answer: str, text: str = "") -> dict[str, Any]:
+    """Answer the question that a live run asks a person, whichever process it is in; returns the question.
+
+    `wanted` is an id, the unambiguous beginning of one, `latest`, or a loop's exact name; of several live runs of that
+    loop, the one that asks something. For `answer` and `text` see `RunHandle.approve`.
+
+    Raises NotFoundError, UsageError (no such answer, or several runs ask), RefusedError (it asks nothing, does not
+    live, or ended before it took the answer).
+    """
+    reply_of(answer, text)
+    alive = [run for run in _all(runs) if run.is_alive]
+    chosen = alive[-1:] if wanted == recovery.LATEST else [run for run in alive if run.loop == wanted]
+    if not chosen:
+        found = recovery.find_run(runs, wanted)
+        if not found.is_alive:
+            raise _not_running(found)
+        chosen = [found]
+    entries = await _entries(chosen)
+    asking = [run for run, entry in zip(chosen, entries, strict=True) if entry["question"]]
+    if len(asking) > 1:
+        raise UsageError(f"{len(asking)} runs of {wanted} ask something: {', '.join(run.run_id for run in asking)}")
+    run = (asking or chosen)[-1]
+    reply = await ask(run.socket, {"approve": run.run_id, "answer": answer, "text": text}) if run.socket else None
+    if reply is None:
+        raise _unreachable(run)
+    if "answered" not in reply:
+        raise RefusedError(f"run {run.run_id} could not be answered: {reply.get('error')}")
+    return dict(reply["answered"])
 
 
 def _all(runs: Path) -> list[StoredRun]:
@@ -315,13 +371,17 @@ async def _last_seen(runs: Path, run: StoredRun) -> RunResult:
             await anyio.sleep(_SETTLE)
             run = recovery.open_run(runs, run.run_id)
     if run.is_alive:
-        raise RefusedError(
-            f"run {run.run_id} cannot be reached: process {run.owner.pid} does not answer",
-            hint=f"`kill {run.owner.pid}` ends all runs of that process, in order",
-        )
+        raise _unreachable(run)
     if run.completed is None:
         raise _not_running(run)
     return _stored_result(run)
+
+
+def _unreachable(run: StoredRun) -> RefusedError:
+    return RefusedError(
+        f"run {run.run_id} cannot be reached: process {run.owner.pid} does not answer",
+        hint=f"`kill {run.owner.pid}` ends all runs of that process, in order",
+    )
 
 
 def _stored_result(run: StoredRun) -> RunResult:
@@ -354,6 +414,7 @@ def _stored_entry(run: StoredRun) -> dict[str, Any]:
         "state": run.state,
         "step": run.step,
         "waits_for": "",
+        "question": None,
         "since": run.created["ts"],
         "pid": run.owner.pid if run.is_alive else 0,
     }

@@ -12,7 +12,7 @@ from random import Random
 import anyio
 
 from ..core import machine
-from ..core.effects import Outcome, RunAction, Sleep, answer_to_json
+from ..core.effects import AskHuman, HumanReply, Outcome, RunAction, Sleep, answer_to_json
 from ..core.frame import Run
 from ..core.machine import Decision
 from ..core.model import TerminatedBy
@@ -64,13 +64,15 @@ class Engine:
                 {"at": outcome.at, "chance": outcome.chance, "answer": answer_to_json(answer)},
                 ts=ts,
             )
+            if isinstance(answer, HumanReply):
+                await self._committer.commit(self._journal)  # nobody is asked twice
             decision = machine.advance(decision.run, outcome)
 
     async def _record(self, decision: Decision, ts: str) -> None:
         self.run = decision.run
         self._journal.append_events(decision.events, ts)
         self._changed()
-        if decision.effect is None or isinstance(decision.effect, RunAction | Sleep):
+        if decision.effect is None or isinstance(decision.effect, RunAction | Sleep | AskHuman):
             await self._committer.commit(self._journal)
         else:
             self._journal.flush()

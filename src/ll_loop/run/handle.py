@@ -11,8 +11,10 @@ import anyio
 from ..core.frame import Run
 from ..core.model import Loop, TerminatedBy
 from ..core.replay import Replayed
-from ..core.snapshot import snapshot
+from ..core.snapshot import open_question, snapshot
+from ..errors import RefusedError
 from .bus import Bus, Reader, Record
+from .desk import Desk, reply_of
 from .engine import Engine
 from .journal import Journal, now
 from .locks import Ticket
@@ -20,6 +22,8 @@ from .process import Grace
 from .recovery import StoredRun
 from .request import Request, RunResult
 from .worktree import Kept, WorktreeRecord
+
+RESOLVED = "human_approval_resolved"
 
 
 class RunHandle:
@@ -43,6 +47,7 @@ class RunHandle:
         self.replayed: Replayed | None = None
         self.raised_cap: int | None = None
         self.since = now()
+        self.desk = Desk()
         self.grace: Grace | None = None
         self.journal = Journal(self.folder, run_id, loop.name, bus.publish)
         self.engine: Engine | None = None
@@ -91,6 +96,30 @@ class RunHandle:
         ts = now()
         state = snapshot(self.run, updated_at=ts)
         return {"event": "snapshot", "ts": ts, "run_id": self.run_id, "loop": self.loop.name, "state": state}
+
+    @property
+    def question(self) -> dict[str, Any] | None:
+        """What the run asks a person now (`id`, `state`, `text`), None if nothing: see `approve`."""
+        return open_question(self.run) if self.run is not None and self.desk.question is not None else None
+
+    async def approve(self, answer: str, text: str = "") -> None:
+        """Answer the question that the run asks: `yes`, `no` with a reason or none, or `edit` with the new text.
+
+        Returns once the run has taken the answer, and it is on disk. UsageError for another word, RefusedError if the
+        run asks nothing, was answered a moment ago, or ended before it could take the answer.
+        """
+        reply = reply_of(answer, text)
+        reader = self._bus.subscribe([], lambda record: record["event"] == RESOLVED, run_id=self.run_id)
+        self._readers.append(reader)
+        try:
+            asked = self.desk.answer(reply)
+            async for record in reader:
+                if record["alert_id"] == asked.id and record["verdict"] == reply.verdict:
+                    return
+        finally:
+            self._readers.remove(reader)
+            reader.close()
+        raise RefusedError(f"run {self.run_id} ended before it took the answer")
 
     def cancel(self, by: TerminatedBy = "interrupted", signal: int = 0, *, grace: float | None = None) -> None:
         """End the run: its children get SIGTERM and the grace, its state stays current for a resume.

@@ -10,22 +10,28 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, assert_never
 
 import anyio
 import anyio.lowlevel
+from msgspec.structs import replace
 
 from ..core.effects import (
     ActionDone,
     Answer,
+    AskHuman,
     Breathe,
     Effect,
+    FindHuman,
+    HumanFound,
     LoadLoop,
     Probed,
     ProbeFile,
     ProbePaths,
     ProbeTree,
+    ReadLearning,
     Rested,
     RunAction,
     Sleep,
@@ -34,10 +40,13 @@ from ..core.failures import MARKERS, marked_lines
 from ..errors import CannotCreateError, StorageError
 from ..files.library import Library
 from . import files
+from .desk import Desk
 from .journal import Journal
+from .mcp_tool import Caller
 from .probes import fingerprint_of_paths, fingerprint_of_tree, load_loop
 from .process import Command, Finished, Grace, Spawner
 from .procs import Identity
+from .records import read_learning
 
 SCRIPTS = "ll-action-*.sh"
 """The files that actions are read from, in the system's folder for temporary files."""
@@ -67,6 +76,7 @@ class Actions:
         cwd: Path,
         env: Mapping[str, str],
         run_id: str,
+        desk: Desk,
         grace: Grace | None = None,
     ) -> None:
         self._spawner = spawner
@@ -77,7 +87,8 @@ class Actions:
         self._env = env
         self._encoded = {os.fsencode(key): os.fsencode(value) for key, value in {**env, "PWD": str(cwd)}.items()}
         self._bash = shutil.which("bash", path=env.get("PATH")) or "bash"
-        self._run_id = run_id
+        self._desk = desk
+        self._marker = f"LL_LOOP_RUN_ID={run_id}"
         self._grace = grace
         self._script = _Script()
 
@@ -100,6 +111,12 @@ class Actions:
             case Breathe():
                 await anyio.lowlevel.checkpoint()
                 return Rested()
+            case FindHuman():
+                return HumanFound(self._desk.attended)
+            case AskHuman():
+                return await self._desk.ask(effect)
+            case ReadLearning(target):
+                return await read_learning(self._cwd, target)
             case LoadLoop(name, beside):
                 return load_loop(self._library, name, beside, self._env)
             case ProbeFile(path):
@@ -114,6 +131,8 @@ class Actions:
     async def _run(self, action: RunAction) -> ActionDone:
         if action.prompt:
             return ActionDone(1, stderr=NO_HOST)
+        if action.arguments is not None:
+            return await self._call_tool(action)
         hearer = _Hearer(self._journal, self._log, action)
         try:
             command = Command(
@@ -122,7 +141,7 @@ class Actions:
                 env=self._encoded,
                 timeout=action.timeout or None,
                 idle_timeout=action.idle_timeout or None,
-                marker=f"LL_LOOP_RUN_ID={self._run_id}",
+                marker=self._marker,
             )
             ended = await self._spawner.run(command, hearer, started=self._note_child, grace=self._grace)
         except OSError as error:
@@ -130,6 +149,17 @@ class Actions:
         finally:
             hearer.close()
         return _done(ended, hearer.marked, str(self._cwd))
+
+    async def _call_tool(self, action: RunAction) -> ActionDone:
+        hearer = _Hearer(self._journal, self._log, action)
+        caller = Caller(self._spawner, self._cwd, self._env, self._marker, self._grace)
+        try:
+            done = await caller.call(action, partial(hearer.raw, "stderr"), self._note_child)
+            hearer.raw("stdout", done.output.encode(errors="surrogateescape"))
+            hearer.lines(done.output.splitlines())
+        finally:
+            hearer.close()
+        return replace(done, marked=tuple(hearer.marked))
 
     def _note_child(self, child: Identity) -> None:
         spawned = {"pid": child.pid, "start": child.start, "boot": child.boot}

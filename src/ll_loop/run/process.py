@@ -23,6 +23,7 @@ import anyio.lowlevel
 from msgspec import Struct
 
 from ll_loop.run import procs
+from ll_loop.run.feed import Feed
 from ll_loop.run.procs import Identity
 
 TIMED_OUT = 124
@@ -48,7 +49,7 @@ TimeoutKind = Literal["wall", "idle"]
 
 
 class Command(Struct, frozen=True):
-    """What to run. Limits are seconds; None or 0 is no limit. `stdin` empty means /dev/null.
+    """What to run. Limits are seconds; None or 0 is no limit. `stdin` empty means /dev/null, a `Feed` a pipe.
 
     `keep` is how many bytes of each stream's head and of its tail stay in memory. `marker` is the
     `NAME=value` in `env` by which a process of this command is known even after it left the session.
@@ -60,7 +61,7 @@ class Command(Struct, frozen=True):
     env: Mapping[str, str] | Mapping[bytes, bytes]
     timeout: float | None = None
     idle_timeout: float | None = None
-    stdin: bytes = b""
+    stdin: bytes | Feed = b""
     keep: int = 1 << 20
     marker: str = ""
     allow_background: bool = False
@@ -269,10 +270,10 @@ if sys.platform == "linux":
             self._handles: set[int] = set()
             self.fileno = self._epoll.fileno
 
-        def add_pipe(self, fd: int) -> None:
-            self._epoll.register(fd, select.EPOLLIN)
+        def add_pipe(self, fd: int, *, to_write: bool = False) -> None:
+            self._epoll.register(fd, select.EPOLLOUT if to_write else select.EPOLLIN)
 
-        def drop_pipe(self, fd: int) -> None:
+        def drop_pipe(self, fd: int, *, to_write: bool = False) -> None:
             self._epoll.unregister(fd)
 
         def add_process(self, pid: int) -> int:
@@ -303,11 +304,11 @@ else:
             self._queue = select.kqueue()
             self.fileno = self._queue.fileno
 
-        def add_pipe(self, fd: int) -> None:
-            self._change(fd, select.KQ_FILTER_READ, select.KQ_EV_ADD)
+        def add_pipe(self, fd: int, *, to_write: bool = False) -> None:
+            self._change(fd, select.KQ_FILTER_WRITE if to_write else select.KQ_FILTER_READ, select.KQ_EV_ADD)
 
-        def drop_pipe(self, fd: int) -> None:
-            self._change(fd, select.KQ_FILTER_READ, select.KQ_EV_DELETE)
+        def drop_pipe(self, fd: int, *, to_write: bool = False) -> None:
+            self._change(fd, select.KQ_FILTER_WRITE if to_write else select.KQ_FILTER_READ, select.KQ_EV_DELETE)
 
         def add_process(self, pid: int) -> int:
             self._change(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD | select.KQ_EV_ONESHOT)
@@ -336,6 +337,7 @@ class _Watch:
         self.ended: set[Identity] = set()
         self._poller = _Poller()
         self._pipes: dict[int, _Pipe] = {}
+        self._feeds: dict[int, Feed] = {}
         self._followed: dict[int, Identity] = {}
         self._polled: set[Identity] = set()
 
@@ -351,6 +353,15 @@ class _Watch:
     def add(self, pipe: _Pipe) -> None:
         self._poller.add_pipe(pipe.fd)
         self._pipes[pipe.fd] = pipe
+
+    def feed(self, fd: int, feed: Feed) -> None:
+        """Write to the pipe what is put into `feed`; closing the descriptor is its own business."""
+        feed.attach(fd, lambda: self._wants_to_write(fd, feed))
+
+    def _wants_to_write(self, fd: int, feed: Feed) -> None:
+        if fd not in self._feeds:
+            self._poller.add_pipe(fd, to_write=True)  # this wakes the task that waits for the poller
+            self._feeds[fd] = feed
 
     def follow(self, identity: Identity, *, unreaped: bool = False) -> None:
         """From now on `ended` tells whether this process is over; an `unreaped` child needs no second look."""
@@ -392,6 +403,10 @@ class _Watch:
             elif (pipe := self._pipes.get(key)) and not pipe.read():
                 self._poller.drop_pipe(key)
                 del self._pipes[key]
+            elif feed := self._feeds.pop(key, None):
+                self._poller.drop_pipe(key, to_write=True)
+                if feed.write():
+                    self._wants_to_write(key, feed)
         if self._polled:
             over = {identity for identity in self._polled if not procs.is_alive(identity)}
             self._polled -= over
@@ -547,6 +562,18 @@ def _input(data: bytes) -> Iterator[IO[bytes] | int]:
         yield file
 
 
+def _stdin(
+    given: bytes | Feed, watch: _Watch, ours: contextlib.ExitStack, theirs: contextlib.ExitStack
+) -> IO[bytes] | int:
+    if isinstance(given, bytes):
+        return theirs.enter_context(_input(given))
+    read, write = os.pipe()
+    theirs.callback(os.close, read)
+    ours.callback(given.detach)
+    watch.feed(write, given)
+    return read
+
+
 class _Child:
     """A spawned leader with its pipes. After `close`, no descriptor and no unreaped leader is left."""
 
@@ -557,7 +584,7 @@ class _Child:
             out, child_out = _pipe(ours, theirs)
             err, child_err = _pipe(ours, theirs)
             self.watch = ours.enter_context(_Watch())
-            stdin = theirs.enter_context(_input(command.stdin))
+            stdin = _stdin(command.stdin, self.watch, ours, theirs)
             self._popen = _spawn(command, stdin, child_out, child_err)
             self._open = ours.pop_all()
         self.exit_code: int | None = None

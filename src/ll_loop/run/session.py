@@ -59,7 +59,9 @@ class Session:
     outlives it: no child, no task, no lock, no signal handler. `jobs` bounds how many run at a time, `grace` is how
     many seconds a child has after SIGTERM. `env` is the environment of actions, by default this process's.
     `subreaper` lets orphans of actions come to this process while the session lasts (Linux), and ends at its end even
-    those that nothing ties to an action: right for a program of one's own, wrong inside somebody else's.
+    those that nothing ties to an action: right for a program of one's own, wrong inside somebody else's. `attended`
+    says that somebody will answer questions of human approval (`RunHandle.approve`, `ll-loop approve`); otherwise they
+    count as timed out at once.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Session:
         env: Mapping[str, str] | None = None,
         library: Library | None = None,
         subreaper: bool = False,
+        attended: bool = False,
         seed: int | None = None,
     ) -> None:
         if jobs is not None and jobs < 1:
@@ -97,6 +100,7 @@ class Session:
         self._grace = Grace(grace)
         self._spawner = Spawner(self._grace, sole=subreaper)
         self._subreaper = subreaper
+        self._attended = attended
         self._worktrees = Worktrees(self.project, gate=Gate(), env=self.env, spawner=self._spawner)
         self._committer = Committer()
         self._named: dict[str, Mapping[str, str]] = {}
@@ -411,6 +415,7 @@ class Session:
     async def _drive(self, handle: RunHandle, cwd: Path) -> None:
         failure: Exception | None = None
         handle.grace = Grace(self._grace.seconds)
+        handle.desk.attended = self._attended
         spent = handle.stored.spent() if handle.stored else 0.0
         performer = Actions(
             spawner=self._spawner,
@@ -420,6 +425,7 @@ class Session:
             cwd=cwd,
             env=self._env_of(handle),
             run_id=handle.run_id,
+            desk=handle.desk,
             grace=handle.grace,
         )
         changed = partial(self._saver.mark, handle)
