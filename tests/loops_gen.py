@@ -16,6 +16,7 @@ from ll_loop.core import machine
 from ll_loop.core.effects import (
     ActionDone,
     Answer,
+    AskModel,
     Effect,
     Loaded,
     LoadFailed,
@@ -28,6 +29,8 @@ from ll_loop.core.effects import (
     Rested,
     RunAction,
     Sleep,
+    WriteFile,
+    Written,
     answer_to_json,
 )
 from ll_loop.core.events import Event
@@ -59,6 +62,7 @@ from ll_loop.core.model import (
     Work,
 )
 from ll_loop.core.replay import Replayed, replay
+from ll_loop.core.simulate import said_of
 from ll_loop.files.library import Library
 from ll_loop.run.journal import plain
 
@@ -136,6 +140,10 @@ class World:
             case ProbeTree() | ProbeFile() | ProbePaths():
                 turn = sum(isinstance(one, type(effect)) for one in self.asked) - 1
                 return Probed(self.probes[min(turn, len(self.probes) - 1)])
+            case AskModel(state=state):
+                return said_of(self._result(state))
+            case WriteFile():
+                return Written()
             case _:
                 return Rested()
 
@@ -294,6 +302,10 @@ class MemoryRun:
                 return (Loaded(found) if found else LoadFailed(f"no loop `{name}`")), 0.0
             case ProbeTree() | ProbeFile() | ProbePaths():
                 return Probed(scripted.output or None), 0.0
+            case AskModel():
+                return said_of(scripted.output or scripted.exit_code), 0.0
+            case WriteFile():
+                return Written(), 0.0
             case _:
                 return Rested(), 0.0
 

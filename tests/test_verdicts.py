@@ -28,7 +28,6 @@ from ll_loop.core.model import (
     OutputContains,
     OutputJson,
     OutputNumeric,
-    Prompt,
     ScoreStall,
     Shell,
 )
@@ -92,8 +91,6 @@ WITNESSES: list[Evaluator] = [
     ScoreStall("h"),
     ScoreStall("h", falling=True),
     ActionStall(),
-    Judge("llm_structured"),
-    Judge("contract"),
 ]
 WRITERS: list[Evaluator] = [*READERS, *WITNESSES]
 
@@ -421,19 +418,10 @@ def test_a_scorer_says_yes_with_a_number(text: str, code: int, expected: str) ->
     assert judged(HarborScorer(), "0.5").details["score"] == 0.5
 
 
-def test_a_model_is_never_said_to_have_judged() -> None:
-    by = Judge("llm_structured", {"prompt": "ok?"})
-    assert judged(by).verdict == "error"
-    assert judged(by, judging=False) == Evaluation(
-        "llm_structured", "error", {"error": "LLM evaluation disabled via --no-llm"}
-    )
-
-
 def test_without_a_block_the_kind_of_work_decides() -> None:
     assert default_evaluation(Shell("x"), look("", 1)) == Evaluation("default", "no", {"exit_code": 1})
     assert default_evaluation(Shell("x"), look("", 124)) == Evaluation("default", "error", {"exit_code": 124})
     assert default_evaluation(McpTool("a/b"), look("{}")).verdict == "success"
-    assert default_evaluation(Prompt("x"), look("fine")).verdict == "error"
 
 
 # --- whatever comes --------------------------------------------------------------------------------------
@@ -479,7 +467,6 @@ EVALUATORS: st.SearchStrategy[Evaluator] = st.one_of(
     st.builds(ActionStall, st.lists(st.text()).map(tuple), st.integers()),
     st.just(McpResult()),
     st.just(HarborScorer()),
-    st.just(Judge("llm_structured")),
 )
 
 

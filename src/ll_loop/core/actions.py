@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import events
+from .agents import agent_of
 from .context import bind_fragment
 from .effects import ActionDone, RunAction
-from .failures import classify_failure, failure_type, first_marker
+from .failures import failure_type, first_marker
 from .frame import After, StopAsked, Turn
+from .hosts.turn import Reply
 from .model import McpTool, State
 from .move import EndRun, Move, Wait, assign, explain
+from .retries import class_of
 from .template import HeredocCollision, TemplateError, render_value
 
 DEFAULT_TIMEOUT = 3600.0
@@ -54,6 +57,7 @@ def launch(move: Move, text: str, *, arguments: Mapping[str, Any] | None = None,
         loop.name,
         move.frame.depth,
         arguments,
+        agent_of(loop, state) if state.is_prompt else None,
     )  # fmt: skip
     return Wait(action, after)
 
@@ -100,15 +104,28 @@ def note(move: Move, done: ActionDone) -> str | None:
             done.output,
             done.stderr,
             state.is_prompt,
+            done.reply,
         )
     )
     if done.note:
         move.warn(done.note)
+    _tell_of_the_host(move, done.reply)
     if state.capture:
         frame.captured = assign(frame.captured, state.capture, captured(done))
     target = _append_message(move, state)
     obey_markers(move, done)
     return target
+
+
+def _tell_of_the_host(move: Move, reply: Reply | None) -> None:
+    if reply is None:
+        return
+    if reply.left_out:
+        move.warn(f"{reply.host} cannot do this of the state, which was left out: {', '.join(reply.left_out)}")
+    if reply.suspect:
+        move.warn(f"{reply.host} told of a success, but {reply.suspect}")
+    if reply.unknown:
+        move.warn(f"{reply.host} wrote lines of unknown kinds: {', '.join(reply.unknown)}")
 
 
 def captured(done: ActionDone) -> dict[str, Any]:
@@ -118,7 +135,7 @@ def captured(done: ActionDone) -> dict[str, Any]:
         "stderr": done.stderr,
         "exit_code": done.exit_code,
         "duration_ms": done.duration_ms,
-        "failure_type": failure_type(classify_failure(done.output, done.stderr)) if done.exit_code else "",
+        "failure_type": failure_type(class_of(done)) if done.exit_code else "",
         "timeout_kind": done.timeout_kind,
     }
 

@@ -12,13 +12,15 @@ from typing import Any, Literal
 from msgspec import Struct, field
 from msgspec.structs import asdict
 
+from .agents import Agent
+from .hosts.turn import Reply, reply_from_json, reply_to_json
 from .model import EMPTY, Loop
 
 # --- effects -----------------------------------------------------------------------------------------------
 
 
 class RunAction(Struct, frozen=True):
-    """Run `text` as a bash script, or as a prompt when `prompt` is set. Times are seconds, 0 means no limit.
+    """Run `text` as a bash script, or as a prompt of `agent` when `prompt` is set. Times are seconds, 0 means no limit.
 
     With `arguments`, `text` is `SERVER/TOOL`: a tool of an MCP server to call with them. `loop` and `depth` tell which
     (sub-)loop the state belongs to.
@@ -34,6 +36,32 @@ class RunAction(Struct, frozen=True):
     loop: str = ""
     depth: int = 0
     arguments: Mapping[str, Any] | None = None
+    agent: Agent | None = None
+
+
+class AskModel(Struct, frozen=True):
+    """Ask a model one question, outside any session. `schema` is what its answer must fit; `timeout` is seconds.
+
+    `purpose` is `judge`, `contract`, `compare` or `advise`. The rest says whom to ask, and for which state.
+    """
+
+    prompt: str
+    schema: Mapping[str, Any] | None
+    model: str
+    timeout: float
+    purpose: str
+    hint: str = ""
+    host: str | Mapping[str, Any] = ""
+    state: str = ""
+    loop: str = ""
+    depth: int = 0
+
+
+class WriteFile(Struct, frozen=True):
+    """Put `text` in the place of a file, making its folder."""
+
+    path: str
+    text: str
 
 
 class FindHuman(Struct, frozen=True):
@@ -98,9 +126,7 @@ class Breathe(Struct, frozen=True):
 
 
 Probe = ProbeTree | ProbeFile | ProbePaths
-Effect = (
-    RunAction | FindHuman | AskHuman | ReadLearning | ProbeTree | ProbeFile | ProbePaths | Sleep | LoadLoop | Breathe
-)
+Effect = RunAction | AskModel | AskHuman | FindHuman | ReadLearning | Probe | WriteFile | Sleep | LoadLoop | Breathe
 
 # --- answers -----------------------------------------------------------------------------------------------
 
@@ -110,7 +136,7 @@ class ActionDone(Struct, frozen=True):
 
     `marked` holds the output lines with a run marker (`FATAL_ERROR:` and so on), found while reading, so that none
     is lost when `output` was shortened. `workdir` is set when the action could not start because its directory
-    is gone. `note` tells of background children that were ended.
+    is gone. `note` tells of background children that were ended. `reply` is what the host of a prompt told.
     """
 
     exit_code: int
@@ -121,6 +147,20 @@ class ActionDone(Struct, frozen=True):
     marked: tuple[str, ...] = ()
     workdir: str | None = None
     note: str = ""
+    reply: Reply | None = None
+
+
+class ModelSaid(Struct, frozen=True):
+    """What came of a question to a model."""
+
+    reply: Reply
+    duration_ms: int = 0
+
+
+class Written(Struct, frozen=True):
+    """A file was written, or why not."""
+
+    error: str | None = None
 
 
 class Probed(Struct, frozen=True):
@@ -171,11 +211,11 @@ class Learned(Struct, frozen=True):
     error: str | None = None
 
 
-Stored = ActionDone | HumanFound | HumanReply | Learned | Probed | Rested | LoadFailed
+Stored = ActionDone | ModelSaid | Written | HumanFound | HumanReply | Learned | Probed | Rested | LoadFailed
 Answer = Stored | Loaded
 
-_STORED: Mapping[str, type[HumanFound | HumanReply | Learned | Probed | Rested | LoadFailed]] = {
-    kind.__name__: kind for kind in (HumanFound, HumanReply, Learned, Probed, Rested, LoadFailed)
+_STORED: Mapping[str, type[Written | HumanFound | HumanReply | Learned | Probed | Rested | LoadFailed]] = {
+    kind.__name__: kind for kind in (Written, HumanFound, HumanReply, Learned, Probed, Rested, LoadFailed)
 }
 
 
@@ -200,6 +240,8 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
                 "env": dict(answer.env)}  # fmt: skip
     if isinstance(answer, ActionDone):
         return _action_to_json(answer)
+    if isinstance(answer, ModelSaid):
+        return {"kind": "ModelSaid", "reply": reply_to_json(answer.reply), "duration_ms": answer.duration_ms}
     return {"kind": type(answer).__name__, **asdict(answer)}
 
 
@@ -215,6 +257,8 @@ def _action_to_json(done: ActionDone) -> dict[str, Any]:
         document["workdir"] = done.workdir
     if done.note:
         document["note"] = done.note
+    if done.reply is not None:
+        document["reply"] = reply_to_json(done.reply)
     return document
 
 
@@ -222,8 +266,12 @@ def answer_from_json(document: Mapping[str, Any]) -> Stored:
     """The reverse for every answer but `Loaded`, which needs a library (`ll_loop.run.journal`)."""
     fields = {key: value for key, value in document.items() if key != "kind"}
     kind = document["kind"]
+    if "reply" in fields:
+        fields["reply"] = reply_from_json(fields["reply"])
     if kind == "ActionDone":
         return ActionDone(**{**fields, "marked": tuple(fields.get("marked", ()))})
+    if kind == "ModelSaid":
+        return ModelSaid(**fields)
     if kind not in _STORED:
         raise ValueError(f"unknown answer in the journal: {kind!r}")
     return _STORED[kind](**fields)

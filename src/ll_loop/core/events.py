@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from .effects import AskHuman
 from .endings import exit_code_of, status_of
+from .hosts.turn import Reply
 from .model import Ending
 
 PREVIEW = 2000
@@ -86,8 +87,9 @@ def preview(text: str) -> str | None:
 
 
 def action_complete(
-    state: str, iteration: int, exit_code: int, duration_ms: int, output: str, stderr: str, is_prompt: bool
-) -> tuple[str, Fields]:
+    state: str, iteration: int, exit_code: int, duration_ms: int, output: str, stderr: str, is_prompt: bool,
+    reply: Reply | None = None,
+) -> tuple[str, Fields]:  # fmt: skip
     return "action_complete", {
         "exit_code": exit_code,
         "duration_ms": duration_ms,
@@ -96,7 +98,25 @@ def action_complete(
         "is_prompt": is_prompt,
         "state": state,
         "iteration": iteration,
+        **(_of_the_host(reply) if reply is not None else {}),
     }
+
+
+def _of_the_host(reply: Reply) -> Fields:
+    """The session, the model and the tokens of a turn, as far as the host told."""
+    fields: dict[str, Any] = {"session_id": reply.session} if reply.session else {}
+    if reply.asked_model:
+        model = reply.asked_model
+        fields |= {"model_requested": model, "model_resolved": model, "model_backend": reply.host}
+    if reply.usage is None:
+        return fields
+    names = ("input_tokens", "cache_read_tokens", "cache_creation_tokens", "output_tokens")
+    parts = dict(zip(names, reply.usage.parts, strict=True))
+    counts = {"usage_event_count": reply.requests, **parts}
+    counts |= {f"{name}_missing": int(value is None) for name, value in parts.items()}
+    model = reply.model or "unknown"
+    fields |= {**counts, "model": model, "usage_contributions": [{"model": model, "is_batch": False, **counts}]}
+    return fields if reply.usd is None else {**fields, "cost_usd": reply.usd}
 
 
 def action_error(state: str, error: str) -> tuple[str, Fields]:

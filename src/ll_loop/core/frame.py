@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from .effects import ActionDone, Effect
+from .effects import ActionDone, Answer, Effect
 from .model import EMPTY, Ending, Loop, State
 
 Cap = Literal["max_steps", "max_iterations_reached"]
@@ -31,6 +31,7 @@ After = Literal[
     "human",
     "record",
     "explore",
+    "consult",
     "nothing",
 ]
 """What the answer under way is for: the machine goes on there. A flush leads to the limit that caused it: the time of
@@ -72,6 +73,9 @@ class Turn(Struct, frozen=True):
     source: str = ""
     asked: Asked | None = None
     pursuit: Pursuit | None = None
+    answers: tuple[Answer, ...] = ()
+    """What a judge has looked up and been told so far; `chance` is its coin."""
+    chance: float = 0.5
 
 
 class Frame(Struct):

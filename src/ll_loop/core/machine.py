@@ -20,7 +20,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import actions, approvals, events, learning, limits, retries, stalls, subloops
+from . import actions, approvals, events, judging, learning, limits, retries, stalls, subloops
 from .effects import (
     ActionDone,
     Answer,
@@ -29,12 +29,14 @@ from .effects import (
     Effect,
     Loaded,
     LoadFailed,
+    ModelSaid,
     Outcome,
     Probed,
     ProbeFile,
     ProbeTree,
     Rested,
     RunAction,
+    Written,
 )
 from .effects import Sleep as SleepEffect
 from .endings import status_of
@@ -417,6 +419,9 @@ def _judge(move: Move) -> Next:
         frame.turn = replace(frame.turn, verdict="yes")
         _keep_verdict(move, "")
         return _check_stall
+    if judging.is_judged_by_a_model(state):
+        frame.turn = replace(frame.turn, chance=move.chance, answers=())
+        return _consult
     if state.evaluate is not None and (done is None or done.exit_code != 124):
         match state.evaluate.by:
             case DiffStall(scope=scope):
@@ -439,13 +444,32 @@ def _probed(move: Move, answer: Answer) -> Next:
     return partial(_evaluated, probe=expect(Probed, answer))
 
 
-def _evaluated(move: Move, probe: Probed | None) -> Next:
-    frame = move.frame
-    done = frame.turn.done
+def _consult(move: Move) -> Next:
     try:
-        evaluation = _evaluate(move, done, probe)
+        found = judging.consult(move, _look(move, None))
     except EvaluatorError as error:
         raise EndRun("no_route", str(error)) from error
+    return found if isinstance(found, Wait) else partial(_judged, evaluation=found)
+
+
+def _consulted(move: Move, answer: Answer) -> Next:
+    if not isinstance(answer, ModelSaid | Probed | Written):
+        raise ValueError(f"expected what a judge was told, got {answer!r}")
+    move.frame.turn = replace(move.frame.turn, answers=(*move.frame.turn.answers, answer))
+    return _consult
+
+
+def _evaluated(move: Move, probe: Probed | None) -> Next:
+    try:
+        evaluation = _evaluate(move, _look(move, probe))
+    except EvaluatorError as error:
+        raise EndRun("no_route", str(error)) from error
+    return partial(_judged, evaluation=evaluation)
+
+
+def _judged(move: Move, evaluation: Evaluation) -> Next:
+    frame = move.frame
+    done = frame.turn.done
     move.emit(events.evaluate(evaluation.type, evaluation.verdict, evaluation.details))
     actions.remember(move, done)
     frame.last = {"verdict": evaluation.verdict, "details": dict(evaluation.details)}
@@ -460,27 +484,26 @@ def _keep_verdict(move: Move, verdict: str) -> None:
         frame.captured = assign(frame.captured, name, assign(frame.captured[name], "verdict", verdict))
 
 
-def _evaluate(move: Move, done: ActionDone | None, probe: Probed | None) -> Evaluation:
-    frame, state = move.frame, move.state
-    look = Look(
+def _look(move: Move, probe: Probed | None) -> Look:
+    frame = move.frame
+    done = frame.turn.done
+    return Look(
         output=done.output if done else "",
         exit_code=done.exit_code if done else 0,
         scope=move.scope(),
         memory=frame.memory.get(frame.state, EMPTY),
         probe=_seen(probe),
-        judging=_may_ask_models(frame.loop),
     )
+
+
+def _evaluate(move: Move, look: Look) -> Evaluation:
+    frame, state = move.frame, move.state
     if state.evaluate is None:
         return default_evaluation(state.work, look)
     evaluation, memory = evaluate(state.evaluate, look)
     if memory:
         frame.memory = assign(frame.memory, frame.state, memory)
     return evaluation
-
-
-def _may_ask_models(loop: Loop) -> bool:
-    llm = loop.meta.get("llm")
-    return not (isinstance(llm, Mapping) and llm.get("enabled") is False)
 
 
 def _seen(probe: Probed | None) -> str | dict[str, str] | None:
@@ -673,4 +696,5 @@ _ANSWERED: Mapping[After, Callable[..., Next]] = {
     "human": _then(approvals.replied),
     "record": _then(learning.looked),
     "explore": _then(learning.explored),
+    "consult": _consulted,
 }

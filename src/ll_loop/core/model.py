@@ -336,6 +336,15 @@ class RepeatedFailure(Struct, frozen=True):
     exclude_paths: tuple[str, ...] = ()
 
 
+class Wishes(Struct, frozen=True):
+    """What a start asks for about agents, for the loop and its sub-loops; empty words ask for nothing."""
+
+    host: str = ""
+    model: str = ""
+    judge_model: str = ""
+    no_judge: bool = False
+
+
 class Loop(Struct, frozen=True):
     """A whole loop, resolved: inheritance, `flow` and fragments are expanded, defaults filled in.
 
@@ -370,6 +379,7 @@ class Loop(Struct, frozen=True):
     circuit: RepeatedFailure | None = None
     prompt_size_warn: int = 50000
     meta: Mapping[str, Any] = EMPTY
+    wishes: Wishes = Wishes()
 
 
 # --- how a run ends --------------------------------------------------------------------------------------

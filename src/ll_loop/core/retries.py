@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from . import events
 from .effects import ActionDone, Sleep
-from .failures import classify_failure
+from .failures import FailureClass, classify_failure
 from .frame import RateRecord
 from .model import RateLimit, State
 from .move import Move, Wait, assign, without
@@ -28,7 +28,7 @@ def after_failure(move: Move, done: ActionDone) -> Wait | str | None:
     if done.exit_code == 0:
         _clear(move)
         return None
-    match classify_failure(done.output, done.stderr):
+    match class_of(done):
         case "quota":
             return _wait_out(move, state)
         case "auth":
@@ -38,6 +38,13 @@ def after_failure(move: Move, done: ActionDone) -> Wait | str | None:
         case _:
             _clear(move)
             return None
+
+
+def class_of(done: ActionDone) -> FailureClass:
+    """Why an action failed: as its host told, else by the words of what it wrote."""
+    if done.reply is not None and done.reply.failure is not None:
+        return done.reply.failure
+    return classify_failure(done.output, done.stderr)
 
 
 def _clear(move: Move) -> None:

@@ -18,6 +18,7 @@ from .effects import (
     ActionDone,
     Answer,
     AskHuman,
+    AskModel,
     Effect,
     FindHuman,
     HumanFound,
@@ -26,6 +27,7 @@ from .effects import (
     Loaded,
     LoadFailed,
     LoadLoop,
+    ModelSaid,
     Outcome,
     Probed,
     ProbeFile,
@@ -35,15 +37,19 @@ from .effects import (
     Rested,
     RunAction,
     Sleep,
+    WriteFile,
+    Written,
 )
 from .events import Event
 from .frame import Run
-from .model import EMPTY, Classify, Convergence, Loop, OutputContains, OutputNumeric, State
+from .hosts.turn import Reply
+from .judging import is_judged_by_a_model
+from .model import EMPTY, Classify, Convergence, Judge, Loop, OutputContains, OutputNumeric, State
 
 Perform = Callable[[Effect, Run], Answer]
 """Says how an effect ended; the run shows where it is."""
 
-Said = int | str | ActionDone | HumanReply
+Said = int | str | ActionDone | HumanReply | ModelSaid
 """How an action ended: its exit code, what it printed (exit code 0), or all of it. Of a person: 0 is approval, another
 number refusal, a text the edit."""
 
@@ -142,6 +148,10 @@ class Script:
                 return HumanFound(self._anyone)
             case AskHuman(state=state):
                 return reply(self._next(state, self._answers.get(state, (self._otherwise,))))
+            case AskModel(state=state):
+                return said_of(self._next(state, self._answers.get(state, (self._otherwise,))))
+            case WriteFile():
+                return Written()
             case ReadLearning(target):
                 known: Learned = self._next(f"record of {target}", self._learned.get(target, (Learned(),)))
                 return known
@@ -178,6 +188,8 @@ def done(said: Said) -> ActionDone:
             return ActionDone(said)
         case HumanReply():
             return ActionDone(0 if said.verdict == "approve" else 1, output=said.edit or "")
+        case ModelSaid():
+            return ActionDone(0 if said.reply.ok else 1, output=said.reply.answer)
 
 
 def reply(said: Said) -> HumanReply:
@@ -191,6 +203,8 @@ def reply(said: Said) -> HumanReply:
             return HumanReply("reject" if said else "approve")
         case ActionDone():
             return HumanReply("reject" if said.exit_code else "approve")
+        case ModelSaid():
+            return HumanReply("approve" if said.reply.ok else "reject")
 
 
 class Play:
@@ -217,6 +231,10 @@ class Play:
             case ReadLearning():
                 self._count += 1
                 return _LEARNED[self._verdict()]
+            case AskModel():
+                return opinion_of(run.top.current, self._verdict())
+            case WriteFile():
+                return Written()
             case ProbeTree() | ProbePaths():
                 return Probed("unchanged" if self._verdict() == "no" else f"change {self._count}")
             case ProbeFile():
@@ -255,10 +273,40 @@ def ended_as(state: State, verdict: Verdict) -> ActionDone:
     """An end of a state's action that leads to this verdict, if one can be made up."""
     if verdict == "error":
         return ActionDone(2, stderr="simulated error")
+    if is_judged_by_a_model(state):
+        return ActionDone(0, output="simulated output")
     text = _output(state, good=verdict == "yes")
     if text is not None:
         return ActionDone(0, output=text)
     return ActionDone(0 if verdict == "yes" else 1, output="simulated output")
+
+
+def opinion_of(state: State, verdict: Verdict) -> ModelSaid:
+    """A judge's answer that leads to this verdict."""
+    if verdict == "error":
+        return ModelSaid(Reply(failure="real", error="simulated error"))
+    good = verdict == "yes"
+    by = state.evaluate.by if state.evaluate is not None else None
+    custom = isinstance(by, Judge) and "schema" in by.keys
+    facts = {"confidence": 1.0, "reason": "simulated", "evidence": "simulated output"}
+    sides = {"verdict_a": "no" if good else "yes", "verdict_b": "yes" if good else "no"}
+    word = _word(state, good=good) if custom else verdict
+    return ModelSaid(Reply(answer=verdict, structured={"verdict": word, **facts, **sides}))
+
+
+def said_of(said: Said) -> ModelSaid:
+    """The answer of a model that said so: a number is a verdict (0 is yes), a text its answer."""
+    match said:
+        case ModelSaid():
+            return said
+        case int():
+            word = "no" if said else "yes"
+            opinion = {"verdict": word, "confidence": 1.0, "reason": "", "evidence": "as scripted"}
+            return ModelSaid(Reply(answer=word, structured=opinion))
+        case str():
+            return ModelSaid(Reply(answer=said))
+        case _:
+            return ModelSaid(Reply(failure="real", error="as scripted"))
 
 
 def _output(state: State, *, good: bool) -> str | None:
@@ -319,6 +367,8 @@ class Ask(Struct):
             return ended_as(run.top.current, self.ask(run.top.current, effect.text))
         if isinstance(effect, AskHuman):
             return _REPLIES[self.ask(run.top.current, effect.question)]
+        if isinstance(effect, AskModel):
+            return opinion_of(run.top.current, self.ask(run.top.current, f"the judge ({effect.purpose})"))
         if isinstance(effect, ReadLearning):
             return _LEARNED[self.ask(run.top.current, f"is it known: {effect.target}?")]
         return Play("all-pass").answer(effect, run)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from . import events
 from .context import child_context
 from .effects import Loaded, LoadFailed, LoadLoop
@@ -62,7 +64,7 @@ def loaded(move: Move, answer: Loaded | LoadFailed) -> str | None:
 
 def _child(move: Move, parent: Frame, loop: Loop, context: dict[str, Any]) -> Frame:
     return Frame(
-        loop=loop,
+        loop=replace(loop, wishes=parent.loop.wishes),
         context=context,
         depth=parent.depth + 1,
         started_at=move.ts,

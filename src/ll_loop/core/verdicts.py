@@ -35,7 +35,6 @@ from .model import (
     OutputContains,
     OutputJson,
     OutputNumeric,
-    Prompt,
     ScoreStall,
     Work,
 )
@@ -43,8 +42,6 @@ from .template import MissingValue, Scope, TemplateError, plain, render, text_of
 
 TIMED_OUT = 124
 NOT_FOUND = 127
-NO_JUDGE = "judging by a model is not available in this version"
-JUDGING_OFF = "LLM evaluation disabled via --no-llm"
 _PREVIEW = 500
 _DEPTH = 200
 _TRACKED_IN = ("context", "captured", "prev", "result")
@@ -77,7 +74,6 @@ class Look(Struct, frozen=True):
 
     `memory` is what the same state's evaluator gave back last time (valid JSON). `probe` is what
     the evaluator looks at beside it: the tree's fingerprint or `{"error": text}`, the history file's text or None.
-    `judging` is whether models may be asked (`llm.enabled`, `--no-llm`).
     """
 
     output: str
@@ -85,7 +81,6 @@ class Look(Struct, frozen=True):
     scope: Scope
     memory: Mapping[str, Any] = EMPTY
     probe: Any = None
-    judging: bool = True
 
 
 _Details = dict[str, Any]
@@ -98,24 +93,22 @@ def evaluate(block: Evaluate, look: Look) -> tuple[Evaluation, Mapping[str, Any]
     Judges `source` instead of the output where that can be rendered. A timed-out action is an `error` for all
     but `mcp_result`, any other failed one for the evaluators that read the output. Raises `EvaluatorError`.
     """
-    refused = _refused(block, look)
-    verdict, memory = (refused, look.memory) if refused is not None else _judge(block, look)
-    return _evaluation(block.type, *verdict), memory
+    no = refused(block, look)
+    verdict, memory = (no, look.memory) if no is not None else _judge(block, look)
+    return evaluation_of(block.type, *verdict), memory
 
 
 def default_evaluation(work: Work, look: Look) -> Evaluation:
-    """The verdict where there is no `evaluate:` block: by exit code, by the MCP envelope, or by a model."""
+    """The verdict where there is no `evaluate:` block: by exit code, or by the MCP envelope."""
     match work:
-        case Prompt():
-            verdict = _ask_model(look)
         case McpTool():
             verdict = _mcp_result(look.output, look.exit_code)
         case _:
             verdict = _exit_code(ExitCode(), look.exit_code)
-    return _evaluation("default", *verdict)
+    return evaluation_of("default", *verdict)
 
 
-def _refused(block: Evaluate, look: Look) -> _Verdict | None:
+def refused(block: Evaluate, look: Look) -> _Verdict | None:
     """The verdict on an action that failed in a way that leaves this evaluator nothing to judge."""
     if look.exit_code == TIMED_OUT and not isinstance(block.by, McpResult):
         return "error", {"exit_code": TIMED_OUT, "error": "action timed out"}
@@ -136,7 +129,8 @@ def _sees_exit_code(block: Evaluate) -> bool:
             assert_never(block.by)
 
 
-def _text_to_judge(block: Evaluate, look: Look) -> str:
+def text_to_judge(block: Evaluate, look: Look) -> str:
+    """The block's `source` if it can be rendered, else the action's output."""
     if block.source is None:
         return look.output
     try:
@@ -146,7 +140,7 @@ def _text_to_judge(block: Evaluate, look: Look) -> str:
 
 
 def _judge(block: Evaluate, look: Look) -> tuple[_Verdict, Mapping[str, Any]]:
-    output, same = _text_to_judge(block, look), look.memory
+    output, same = text_to_judge(block, look), look.memory
     match block.by:
         case ExitCode() as by:
             return _exit_code(by, look.exit_code), same
@@ -170,8 +164,8 @@ def _judge(block: Evaluate, look: Look) -> tuple[_Verdict, Mapping[str, Any]]:
             return _mcp_result(output, look.exit_code), same
         case HarborScorer():
             return _harbor_scorer(output, look.exit_code), same
-        case Judge():
-            return _ask_model(look), same
+        case Judge(kind):
+            raise EvaluatorError(f"{kind} is judged by a model, which is for `ll_loop.core.judging`")
         case _:
             assert_never(block.by)
 
@@ -206,10 +200,6 @@ def _harbor_scorer(output: str, code: int) -> _Verdict:
     if score is None:
         return "error", {"exit_code": code, "error": f"Cannot parse score: {output[:_PREVIEW]}"}
     return "yes", {"exit_code": code, "score": score}
-
-
-def _ask_model(look: Look) -> _Verdict:
-    return "error", {"error": NO_JUDGE if look.judging else JUDGING_OFF}
 
 
 # --- by output -------------------------------------------------------------------------------------------
@@ -457,7 +447,8 @@ def _yes_no(holds: bool) -> str:
     return "yes" if holds else "no"
 
 
-def _evaluation(kind: str, verdict: str, details: _Details) -> Evaluation:
+def evaluation_of(kind: str, verdict: str, details: _Details) -> Evaluation:
+    """The evaluation with its facts as JSON knows them."""
     facts: _Details = {}
     for key, value in details.items():
         if isinstance(value, float) and not math.isfinite(value):

@@ -22,6 +22,7 @@ from ..core.effects import (
     ActionDone,
     Answer,
     AskHuman,
+    AskModel,
     Breathe,
     Effect,
     FindHuman,
@@ -35,12 +36,16 @@ from ..core.effects import (
     Rested,
     RunAction,
     Sleep,
+    WriteFile,
+    Written,
 )
 from ..core.failures import MARKERS, marked_lines
 from ..errors import CannotCreateError, StorageError
 from ..files.library import Library
 from . import files
+from .asking import Asking
 from .desk import Desk
+from .hosting import Hosts
 from .journal import Journal
 from .mcp_tool import Caller
 from .probes import fingerprint_of_paths, fingerprint_of_tree, load_loop
@@ -53,7 +58,6 @@ SCRIPTS = "ll-action-*.sh"
 
 HISTORY_LIMIT = 1 << 20
 MOST_MARKED = 100
-NO_HOST = "Action failed: this version has no agent hosts yet, so prompts and slash commands cannot run"
 
 
 class Performer(Protocol):
@@ -91,6 +95,8 @@ class Actions:
         self._marker = f"LL_LOOP_RUN_ID={run_id}"
         self._grace = grace
         self._script = _Script()
+        hosts = Hosts(spawner, env=env, folder=log.parent, marker=self._marker, grace=grace)
+        self._asking = Asking(hosts, env, cwd)
 
     @property
     def script(self) -> str:
@@ -111,6 +117,10 @@ class Actions:
             case Breathe():
                 await anyio.lowlevel.checkpoint()
                 return Rested()
+            case AskModel():
+                return await self._asking.ask(effect, self._note_child)
+            case WriteFile(path, text):
+                return self._write(path, text)
             case FindHuman():
                 return HumanFound(self._desk.attended)
             case AskHuman():
@@ -130,7 +140,7 @@ class Actions:
 
     async def _run(self, action: RunAction) -> ActionDone:
         if action.prompt:
-            return ActionDone(1, stderr=NO_HOST)
+            return await self._prompt(action)
         if action.arguments is not None:
             return await self._call_tool(action)
         hearer = _Hearer(self._journal, self._log, action)
@@ -150,6 +160,16 @@ class Actions:
             hearer.close()
         return _done(ended, hearer.marked, str(self._cwd))
 
+    async def _prompt(self, action: RunAction) -> ActionDone:
+        hearer = _Hearer(self._journal, self._log, action)
+        try:
+            done = await self._asking.act(action, hearer, self._note_child)
+        except OSError as error:
+            return ActionDone(126, stderr=f"Action failed: cannot write a file for the host: {error.strerror}")
+        finally:
+            hearer.close()
+        return replace(done, marked=tuple(hearer.marked))
+
     async def _call_tool(self, action: RunAction) -> ActionDone:
         hearer = _Hearer(self._journal, self._log, action)
         caller = Caller(self._spawner, self._cwd, self._env, self._marker, self._grace)
@@ -160,6 +180,15 @@ class Actions:
         finally:
             hearer.close()
         return replace(done, marked=tuple(hearer.marked))
+
+    def _write(self, path: str, text: str) -> Written:
+        try:
+            target = self._cwd / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            files.replace_text(target, text)
+        except OSError as error:
+            return Written(f"cannot write {path}: {error.strerror}")
+        return Written()
 
     def _note_child(self, child: Identity) -> None:
         spawned = {"pid": child.pid, "start": child.start, "boot": child.boot}
@@ -264,16 +293,5 @@ def _done(ended: Finished, marked: list[str], cwd: str) -> ActionDone:
         duration_ms=duration,
         timeout_kind=ended.timeout_kind,
         marked=tuple(marked),
-        note=_note(ended),
+        note=ended.note,
     )
-
-
-def _note(ended: Finished) -> str:
-    notes = []
-    if ended.leftovers:
-        pids = ", ".join(str(left.pid) for left in ended.leftovers)
-        notes.append(f"ended {len(ended.leftovers)} background process(es) that the action left behind: {pids}")
-    if ended.unkillable:
-        pids = ", ".join(str(left.pid) for left in ended.unkillable)
-        notes.append(f"could not end process(es) {pids}")
-    return "; ".join(notes)

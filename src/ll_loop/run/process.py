@@ -93,6 +93,18 @@ class Finished(Struct, frozen=True):
     spawn_error: str | None = None
     workdir_gone: bool = False
 
+    @property
+    def note(self) -> str:
+        """What there is to say of processes besides the command's own; mostly nothing."""
+        notes = []
+        if self.leftovers:
+            pids = ", ".join(str(left.pid) for left in self.leftovers)
+            notes.append(f"ended {len(self.leftovers)} background process(es) that the action left behind: {pids}")
+        if self.unkillable:
+            pids = ", ".join(str(left.pid) for left in self.unkillable)
+            notes.append(f"could not end process(es) {pids}")
+        return "; ".join(notes)
+
 
 class Sink(Protocol):
     """Who hears the output while it arrives. Neither method may block; what they raise ends the child."""

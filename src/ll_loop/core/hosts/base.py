@@ -124,7 +124,9 @@ class Limited(Struct, frozen=True):
 
 
 class Ended(Struct, frozen=True):
-    """The end of the turn. `status` is the HTTP status behind a failure, `structured` the answer to a schema.
+    """The end of the turn. `status` is the HTTP status behind a failure.
+
+    `answer` is its final text, where the host tells it apart, and `structured` the answer to a schema.
 
     One that is not `final` may still be taken back, by `Retries` or by a later end.
     """
@@ -132,6 +134,7 @@ class Ended(Struct, frozen=True):
     ok: bool
     message: str = ""
     status: int | None = None
+    answer: str = ""
     structured: Any = None
     retry_after: float | None = None
     final: bool = True

@@ -109,7 +109,8 @@ def _result(line: Line) -> Iterable[HostEvent]:
     if line.get("subtype") == "error_max_structured_output_retries":
         failed, message = True, "no answer fitted the schema"
     status = count(line.get("api_error_status"))
-    yield Ended(not failed, (message or "the turn failed") if failed else "", status, line.get("structured_output"))
+    answer, structured = text(line.get("result")), line.get("structured_output")
+    yield Ended(not failed, (message or "the turn failed") if failed else "", status, answer, structured)
 
 
 def _usage(usage: Line) -> Usage:

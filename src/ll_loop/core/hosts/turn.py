@@ -35,11 +35,15 @@ MOST_UNKNOWN = 20
 class Reply(Struct, frozen=True, kw_only=True):
     """What came of a turn. Plain values that survive JSON.
 
-    `failure` is empty for a success. `status` is an HTTP status; `retry_after` is seconds and `resets_at` epoch
-    seconds, as far as the host told. `usd` is the host's own figure. `suspect` says why a success may be none.
+    `output` is all of its text, `answer` the last message. `failure` is None for a success. `status` is an HTTP status;
+    `retry_after` is seconds and `resets_at` epoch seconds, as far as the host told. `usd` is the host's own figure;
+    `requests` counts the blocks that `usage` sums up. `suspect` says why a success may be none. `timed_out` and
+    `missing` say that the host was ended, or is not there; `asked_model` is what it was asked for, `left_out` what of
+    the call it cannot do.
     """
 
     output: str = ""
+    answer: str = ""
     failure: FailureClass | None = None
     error: str = ""
     status: int | None = None
@@ -50,13 +54,40 @@ class Reply(Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     usd: float | None = None
     structured: Any = None
+    requests: int = 0
     tools: int = 0
     unknown: tuple[str, ...] = ()
     suspect: str = ""
+    left_out: tuple[str, ...] = ()
+    host: str = ""
+    asked_model: str = ""
+    timed_out: bool = False
+    missing: bool = False
 
     @property
     def ok(self) -> bool:
         return self.failure is None
+
+
+def reply_to_json(reply: Reply) -> dict[str, Any]:
+    """What is not as by default."""
+    default = Reply()
+    names = [name for name in Reply.__struct_fields__ if getattr(reply, name) != getattr(default, name)]
+    document = {name: getattr(reply, name) for name in names}
+    if reply.usage is not None:
+        document["usage"] = list(reply.usage.parts)
+    return document
+
+
+def reply_from_json(document: Mapping[str, Any]) -> Reply:
+    """The reverse of `reply_to_json`, also for what JSON made of it."""
+    fields = dict(document)
+    if "usage" in fields:
+        fields["usage"] = Usage(*fields["usage"])
+    for name in ("unknown", "left_out"):
+        if name in fields:
+            fields[name] = tuple(fields[name])
+    return Reply(**fields)
 
 
 class Turn:
@@ -66,6 +97,7 @@ class Turn:
         self._host = host
         self._said: list[str] = []
         self._piece = ""
+        self._last = ""
         self._plain = 0
         self._end: Ended | None = None
         self._session = self._model = ""
@@ -73,6 +105,7 @@ class Turn:
         self._sum: Usage | None = None
         self._usd: float | None = None
         self._tools = 0
+        self._requests = 0
         self._troubles: list[str] = []
         self._retried = Retries()
         self._unknown: list[str] = []
@@ -85,7 +118,7 @@ class Turn:
     @staticmethod
     def never_began(why: str) -> Reply:
         """The reply of a host that could not be started."""
-        return Reply(failure="real", error=why)
+        return Reply(failure="real", error=why, missing=True)
 
     @property
     def is_over(self) -> bool:
@@ -121,6 +154,7 @@ class Turn:
         limit = self._limit if self._limit is not None and self._limit.rejected else None
         return Reply(
             output="\n".join(self._said),
+            answer=end.answer or self._last,
             failure=None if end.ok else _failure(end, limit),
             error="" if end.ok else end.message,
             status=end.status,
@@ -131,6 +165,7 @@ class Turn:
             usage=usage,
             usd=self._usd,
             structured=end.structured,
+            requests=self._requests,
             tools=self._tools,
             unknown=tuple(self._unknown),
             suspect="no token was counted" if end.ok and usage is not None and usage.is_nothing else "",
@@ -151,7 +186,8 @@ class Turn:
             case Began(session, model):
                 self._session, self._model = session or self._session, model or self._model
             case Said(text):
-                self._said += text.split("\n")
+                self._said += lines_of(text)
+                self._last = text
                 self.progress += 1
             case UsedTool():
                 self._tools += 1
@@ -169,6 +205,7 @@ class Turn:
 
     def _spend(self, event: Spent) -> None:
         self._model = event.model or self._model
+        self._requests += 1
         if event.total:
             self._total, self._usd = event.usage, event.usd
         else:
@@ -179,13 +216,14 @@ class Turn:
 
     def _close_piece(self) -> None:
         if self._piece:
-            self._said += self._piece.split("\n")
-            self._piece = ""
+            self._said += lines_of(self._piece)
+            self._last, self._piece = self._piece, ""
 
     def _say_plain(self, line: str) -> None:
         if line.strip():
             self._close_piece()
             self._said.append(line)
+            self._last = f"{self._last}\n{line}" if self._plain else line
             self._plain += 1
             self.progress += 1
 
@@ -203,6 +241,11 @@ class Turn:
         if exit_code:
             what = f"exited with code {exit_code}"
         return Ended(False, f"the host {what}{f': {reason}' if reason else ''}", self._retried.status)
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text; a line end at its end begins no new one."""
+    return text.removesuffix("\n").split("\n")
 
 
 def _document(line: str) -> Mapping[str, Any] | None:

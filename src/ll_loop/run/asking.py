@@ -1,0 +1,170 @@
+"""Prompts and questions of one run: which host takes the turn, and what its answer means for the run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from msgspec.structs import replace
+
+from ..core.agents import Agent
+from ..core.effects import ActionDone, AskModel, ModelSaid, RunAction
+from ..core.hosts.base import Call, Host
+from ..core.hosts.command import FAKE, AnyCommand
+from ..core.hosts.table import BY_NAME, NATIVE, by_name
+from ..core.hosts.turn import Reply, Turn
+from ..core.judges import MODEL
+from ..errors import NotFoundError, UsageError
+from .hosting import Answered, Hearer, Hosts, Limits
+from .process import NOT_FOUND, Stream
+from .procs import Identity
+
+VARIABLES = ("LL_HOST_CLI", "LL_HOOK_HOST")
+STALLED = 1800.0
+"""Seconds in which a host that writes must get somewhere."""
+LONGEST = 1 << 20
+"""Characters of an answer that are kept; of a longer one its two ends."""
+HINTS: Mapping[str, Mapping[str, str]] = {
+    "claude-code": {"coding": "sonnet", "reasoning": "opus", "burst": "haiku"},
+}
+"""What a capability means to a host, unless it is set up otherwise."""
+FIT = "Answer with one JSON object that fits this JSON schema, and with nothing else:"
+
+
+def choose_host(wanted: str | Mapping[str, Any], env: Mapping[str, str], configured: str = "") -> Host:
+    """The host that is asked for by a start or a state, by the environment, by settings, or the first on PATH.
+
+    UsageError for a name or a mapping that is none, NotFoundError when there is nobody at all.
+    """
+    if isinstance(wanted, Mapping):
+        return _command(wanted)
+    name = wanted or next((env[variable] for variable in VARIABLES if env.get(variable)), "") or configured
+    if name:
+        return _named(name)
+    path = env.get("PATH")
+    found = next((host for host in NATIVE if shutil.which(host.binary, path=path)), None)
+    if found is None:
+        binaries = ", ".join(host.binary for host in NATIVE)
+        raise NotFoundError("no agent host found", hint=f"install one of {binaries}, or name one in LL_HOST_CLI")
+    return found
+
+
+def _named(name: str) -> Host:
+    host = by_name(name)
+    if host is None:
+        raise UsageError(f"no such agent host: {name}", hint=f"known are {', '.join(BY_NAME)}")
+    if host is FAKE:  # this very package, wherever its command is
+        return AnyCommand((sys.executable, "-m", "ll_loop", "fake-host"), key=FAKE.key)
+    return host
+
+
+def _command(wanted: Mapping[str, Any]) -> Host:
+    words = wanted.get("command")
+    if isinstance(words, str):
+        words = words.split()
+    if not isinstance(words, list | tuple) or not words:
+        raise UsageError("a host of your own needs a `command`: a list of words")
+    return AnyCommand(tuple(map(str, words)))
+
+
+def model_for(host: Host, model: str, hint: str, hints: Mapping[str, str]) -> str:
+    """The model to name to the host; empty for its own choice."""
+    return model or hints.get(hint, "") or HINTS.get(host.key, {}).get(hint, "")
+
+
+class Asking:
+    """Takes prompts and questions to their hosts."""
+
+    def __init__(self, hosts: Hosts, env: Mapping[str, str], cwd: Path, *, configured: str = "") -> None:
+        self._hosts = hosts
+        self._env = env
+        self._cwd = cwd
+        self._configured = configured
+
+    async def act(self, action: RunAction, hearer: Hearer, started: Callable[[Identity], None]) -> ActionDone:
+        """Run a prompt. Cancelled, it ends the host and what its tools started."""
+        who = action.agent or Agent()
+        try:
+            host = choose_host(who.host, self._env, self._configured)
+        except (UsageError, NotFoundError) as error:
+            return ActionDone(1, stderr=f"Action failed: {error}", reply=Turn.never_began(str(error)))
+        model = model_for(host, who.model, who.hint, {})
+        call = Call(prompt=action.text, cwd=str(self._cwd), model=model, agent=who.agent, tools=who.tools)
+        limits = Limits(action.timeout or None, action.idle_timeout or None, STALLED)
+        answered = await self._hosts.ask(host, call, hearer, limits=limits, started=started)
+        return _done(answered, _told(answered.reply, host, call), str(self._cwd))
+
+    async def ask(self, question: AskModel, started: Callable[[Identity], None]) -> ModelSaid:
+        """Ask a question outside any session. A host that cannot be held to a schema is told it in words."""
+        try:
+            host = choose_host(question.host, self._env, self._configured)
+        except (UsageError, NotFoundError) as error:
+            return ModelSaid(Turn.never_began(str(error)))
+        model = model_for(host, question.model, question.hint, {})
+        if not model and host.key == "claude-code":
+            model = MODEL
+        call = Call(prompt=question.prompt, cwd=str(self._cwd), model=model, schema=question.schema)
+        if "schema" in host.build(call).left_out:
+            call = replace(call, prompt=f"{call.prompt}\n\n{FIT}\n{json.dumps(question.schema)}", schema=None)
+        limits = Limits(question.timeout or None, None, STALLED)
+        answered = await self._hosts.ask(host, call, _Deaf(), limits=limits, started=started)
+        reply = _told(answered.reply, host, call)
+        kept = replace(reply, output="", answer=clip(reply.answer), timed_out=bool(answered.cut))
+        return ModelSaid(kept, round(answered.duration * 1000))
+
+
+class _Deaf:
+    """Hears nothing: what a judge says on its way is nobody's business."""
+
+    def lines(self, batch: list[str]) -> None:
+        pass
+
+    def raw(self, stream: Stream, data: bytes) -> None:
+        pass
+
+
+def _told(reply: Reply, host: Host, call: Call) -> Reply:
+    return replace(reply, host=host.key, asked_model=call.model, left_out=host.build(call).left_out)
+
+
+def _done(answered: Answered, reply: Reply, cwd: str) -> ActionDone:
+    finished = answered.finished
+    if finished is not None and finished.workdir_gone:
+        return ActionDone(126, stderr=finished.spawn_error or "", workdir=cwd)
+    kind: dict[str, Literal["wall", "idle"]] = {"wall": "wall", "idle": "idle", "stalled": "idle"}
+    return ActionDone(
+        exit_code=1 if answered.exit_code == NOT_FOUND and reply.missing else answered.exit_code,
+        output="" if answered.cut else clip(reply.output),
+        stderr=_complaint(answered, reply),
+        duration_ms=round(answered.duration * 1000),
+        timeout_kind=kind.get(answered.cut),
+        note=finished.note if finished is not None else "",
+        reply=replace(reply, output="", answer="", structured=None, timed_out=bool(answered.cut)),
+    )
+
+
+def _complaint(answered: Answered, reply: Reply) -> str:
+    wrote = answered.finished.stderr.text if answered.finished is not None else ""
+    if reply.missing:
+        return f"Action failed: {reply.error}"
+    match answered.cut:
+        case "wall":
+            return wrote or "Action timed out"
+        case "idle":
+            return wrote or "Action idle-timed out"
+        case "stalled":
+            return f"{wrote}Action ended: the host wrote much and got nowhere"
+        case "":
+            return wrote if reply.ok else f"{wrote}[result] {reply.error}"
+
+
+def clip(text: str) -> str:
+    """The text, or its two ends around a line that tells how much is left out."""
+    if len(text) <= LONGEST:
+        return text
+    half = LONGEST // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
