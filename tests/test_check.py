@@ -34,6 +34,9 @@ TRIGGERS = [
         'action: "true", cost_ceiling: {cost_ceiling_per_state: cheap}, next: finish',
     ),
     ("doc.visibility", "visibility", "visibility: hidden", ""),
+    ("doc.config", "config.comands", "config: {comands: 1}", ""),
+    ("doc.config", "config.automation.max_continuations", "config: {automation: {max_continuations: 2}}", ""),
+    ("doc.handoff-threshold", "config.handoff_threshold", "config: {handoff_threshold: 101}", ""),
     ("params.type", "parameters.size", "parameters: {size: {type: float}}", ""),
     ("params.enum-values", "parameters.mode", "parameters: {mode: {type: enum}}", ""),
     (

@@ -15,7 +15,6 @@ import anyio
 import pytest
 
 from ll_loop import api
-from ll_loop.errors import RefusedError
 from ll_loop.run import procs, recovery
 from ll_loop.run.bus import Record
 from ll_loop.run.procs import Identity
@@ -296,16 +295,3 @@ async def test_a_call_from_within_an_action_never_waits_for_others(project: Proj
     assert not project.file("inside").exists()
     [said] = project.lines("said")
     assert said.startswith("refused the scope of inner is held")
-
-
-# --- endings that nothing can raise ------------------------------------------------------------------------
-
-
-async def test_a_run_that_ended_at_its_pass_limit_is_over(project: Project) -> None:
-    project.loop("a", "true", head="maintain: true\nmax_steps: 20\nmax_iterations: 1\n")
-    async with Session(project.folder) as session:
-        run = session.start("a")
-        result = await run.wait()
-        assert (result.terminated_by, result.resumable) == ("max_iterations_reached", False)
-        with pytest.raises(RefusedError, match=r"has ended .max_iterations_reached."):
-            session.resume(recovery.open_run(project.runs, run.run_id), max_steps=1000)

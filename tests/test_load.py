@@ -58,6 +58,20 @@ def small(state: str) -> str:
 # --- values ----------------------------------------------------------------------------------------------
 
 
+def test_a_loop_may_say_its_own_thresholds(library: Library) -> None:
+    text = "config: {handoff_threshold: 70, commands: {confidence_gate: {outcome_threshold: 40}}}\n"
+    loop = loop_of(library, text + small('action: "true", next: finish'))
+    assert (loop.handoff_threshold, dict(loop.thresholds)) == (70, {"outcome_threshold": 40})
+
+
+def test_a_threshold_that_is_no_number_is_an_error(library: Library) -> None:
+    text = "config: {handoff_threshold: high, commands: 1}\n" + small('action: "true", next: finish')
+    assert errors_of(library, text) == [
+        ("load.shape", "config.handoff_threshold", 4),
+        ("load.shape", "config.commands", 4),
+    ]
+
+
 def test_scalars_are_those_of_a_yaml_1_1_safe_loader() -> None:
     text = "a: yes\nb: off\nc: 0x10\nd: 1_000\ne: 12:30:00\nf: ~\ng: .5\nh: 'yes'\ni: !!str 5\nj: 1e3\n"
     assert value_of(text) == {

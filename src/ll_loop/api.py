@@ -25,8 +25,8 @@ from typing import Any
 
 import anyio
 import anyio.abc
+from msgspec import Struct
 
-from .core.context import initial_context, missing_inputs
 from .core.effects import Answer, Effect, LoadLoop
 from .core.events import Event
 from .core.frame import Run
@@ -34,16 +34,20 @@ from .core.machine import with_overrides
 from .core.replay import INPUTS
 from .core.simulate import Perform, walk
 from .errors import NotFoundError
-from .files.library import Entry, Library, find_project
+from .files.config import DEFAULT, Config, load_config, read_config
+from .files.library import Entry, Library
+from .files.places import find_project
 from .run import control
 from .run.bus import Reader
 from .run.handle import RunHandle
+from .run.inputs import inputs_of
 from .run.probes import load_loop
 from .run.recovery import StoredRun, find_run, resumable_runs, run_ids, stored_runs
 from .run.request import Request, RunResult
 from .run.session import Session
 
 __all__ = [
+    "Config",
     "Entry",
     "Library",
     "Reader",
@@ -51,6 +55,7 @@ __all__ = [
     "RunHandle",
     "RunResult",
     "Session",
+    "Setting",
     "StoredRun",
     "approve",
     "expand",
@@ -58,12 +63,16 @@ __all__ = [
     "find_run",
     "history",
     "is_public",
+    "load_config",
+    "read_config",
     "resume",
     "run_many",
+    "settings",
     "signals",
     "simulate",
     "status",
     "stop",
+    "stored_run",
     "stored_state",
 ]
 
@@ -108,14 +117,21 @@ async def results(session: Session, handles: Sequence[RunHandle], *, fail_fast: 
     return [await handle.wait() for handle in handles]
 
 
-def resume(session: Session, wanted: str | None = None, *, max_steps: int | None = None) -> list[RunHandle]:
+def resume(
+    session: Session,
+    wanted: str | None = None,
+    *,
+    max_steps: int | None = None,
+    max_iterations: int | None = None,
+) -> list[RunHandle]:
     """Go on with a run (by id, by the beginning of its id, `latest`, or its loop's name), or a batch's unfinished.
 
-    Without `wanted`: all that the last batch left unfinished. Raises NotFoundError if there is nothing, RefusedError if
-    it is still running or has ended for good.
+    Without `wanted`: all that the last batch left unfinished. `max_steps` and `max_iterations` replace the caps of what
+    goes on. Raises NotFoundError if there is nothing, RefusedError if it is still running or has ended for good.
     """
-    found = resumable_runs(session.runs, wanted, capped=max_steps is not None)
-    return session.resume_all(found, max_steps=max_steps)
+    raised = {name for name, cap in (("max_steps", max_steps), ("max_iterations", max_iterations)) if cap is not None}
+    found = resumable_runs(session.runs, wanted, raised=raised)
+    return session.resume_all(found, max_steps=max_steps, max_iterations=max_iterations)
 
 
 def history(project: Path | str | None = None, loop: str | None = None, *, limit: int | None = None) -> list[StoredRun]:
@@ -167,8 +183,39 @@ async def approve(project: Path | str | None, wanted: str, answer: str, text: st
     return await control.approve(_runs_of(project), wanted, answer, text)
 
 
+class Setting(Struct, frozen=True):
+    """A key of the configuration: its value, where that comes from, what it does, and whether it does it yet."""
+
+    key: str
+    value: Any
+    origin: str
+    effect: str
+    works: bool
+
+
+def settings(config: Config) -> list[Setting]:
+    """Every key that concerns loops, those that have an effect first."""
+    from .files.keycheck import all_keys  # types and texts that no run needs
+
+    found = []
+    for info in all_keys():
+        given = config.given.get(info.name)
+        value, origin = (info.default, DEFAULT) if given is None else (given.value, given.origin)
+        found.append(Setting(info.name, value, origin, info.effect, info.works))
+    return found
+
+
+def stored_run(project: Path | str | None, wanted: str) -> StoredRun:
+    """A run by id, by an unambiguous beginning of an id, `latest`, or a loop's exact name (its newest run).
+
+    NotFoundError, and StorageError if its journal is damaged.
+    """
+    return find_run(_runs_of(project), wanted)
+
+
 def _runs_of(project: Path | str | None) -> Path:
-    return Path(project or ".").resolve() / ".loops" / "runs"
+    folder = Path(project or ".").resolve()
+    return folder / load_config(folder).loops.loops_dir / "runs"
 
 
 def stored_state(project: Path | str | None, run_id: str) -> dict[str, Any]:
@@ -212,19 +259,15 @@ def simulate(library: Library, request: Request, perform: Perform) -> Generator[
     input, DefinitionError.
     """
     loop = with_overrides(library.load(request.name).loop, request.overrides())
-    overrides: Any = request.context or request.texts
-    extras = {"run_dir": f"{library.loops / 'runs' / 'simulated'}/"}
-    context = initial_context(loop, input=request.input, overrides=overrides, extras=extras)
-    absent = missing_inputs(loop, context)
-    if absent:
-        raise NotFoundError("\n".join(absent))
+    run_dir = f"{library.loops / 'runs' / 'simulated'}/"
+    inputs = inputs_of(loop, request, library.project, load_config(library.project), run_dir)
 
     def answer(effect: Effect, run: Run) -> Answer:
         if isinstance(effect, LoadLoop):
             return load_loop(library, effect.name, effect.beside, {})
         return perform(effect, run)
 
-    return walk(loop, answer, context=context)
+    return walk(loop, answer, context=inputs.context, extras=inputs.extras)
 
 
 def is_public(record: Mapping[str, Any]) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ..files.keys import MODEL_HINTS, PARAMETER_TYPES, VISIBILITIES, did_you_mean
-from ..files.nodes import Map
+from ..files.keys import CONFIG, MODEL_HINTS, PARAMETER_TYPES, VISIBILITIES, did_you_mean
+from ..files.nodes import Map, Mark
 from .subject import Finding, Subject, items, number_in
 from .values import fits
 
@@ -53,6 +53,32 @@ def without_effect(subject: Subject) -> Findings:
             if state.has(key):
                 message = f"state `{state.name}`: `{key}` has no effect in this version"
                 yield Finding(state.steps(key), message, at=state.at(key))
+
+
+def config_block(subject: Subject) -> Findings:
+    """Keys of `config:` that nobody knows, or that nothing obeys yet."""
+    block = subject.data.get("config")
+    for steps, at in _leaves(block, ("config",)) if isinstance(block, Map) else ():
+        name = ".".join(steps[1:])
+        if name not in CONFIG:
+            yield Finding(steps, f"`config` has no key `{name}`", did_you_mean(name, CONFIG), at)
+        elif name.endswith("max_continuations"):
+            yield Finding(steps, f"`config.{name}` has no effect in this version", at=at)
+
+
+def _leaves(data: Map, steps: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Mark]]:
+    for key, value in data.items():
+        if isinstance(value, Map):
+            yield from _leaves(value, (*steps, key))
+        else:
+            yield (*steps, key), data.keys_at[key]
+
+
+def handoff_threshold(subject: Subject) -> Findings:
+    block = subject.data.get("config")
+    value = number_in(block, "handoff_threshold") if isinstance(block, Map) else None
+    if value is not None and not 1 <= value <= 100:
+        yield Finding(("config", "handoff_threshold"), "`handoff_threshold` must be between 1 and 100")
 
 
 # --- numbers ---------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ RULES: tuple[Rule, ...] = (
     Rule("doc.input-key-unguarded", "warning", document.input_key_unguarded),
     Rule("doc.scope-missing", "warning", document.scope_missing),
     Rule("doc.without-effect", "warning", document.without_effect),
+    Rule("doc.config", "warning", document.config_block),
+    Rule("doc.handoff-threshold", "error", document.handoff_threshold),
     Rule("load.llm-model-conflict", "error", document.llm_model_conflict),
     Rule("load.number-coercion", "error", document.llm_number),
     Rule("params.type", "error", document.parameter_type),

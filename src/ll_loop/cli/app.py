@@ -47,6 +47,7 @@ COMMANDS: Sequence[click.Command] = (
     commands.list_loops,
     commands.show,
     commands.simulate,
+    commands.config,
     commands.fake_host,
 )
 for _command in COMMANDS:

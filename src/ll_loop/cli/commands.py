@@ -61,15 +61,15 @@ async def run_many(names: tuple[str, ...], dry_run: bool, **given: Any) -> int:
 
 @click.command()
 @click.argument("wanted", metavar="[RUN|LOOP|BATCH]", required=False)
-@options.max_steps
+@options.caps
 @options.jobs
 @options.display
 @options.project
-async def resume(wanted: str | None, max_steps: int | None, **given: Any) -> int:
+async def resume(wanted: str | None, max_steps: int | None, max_iterations: int | None, **given: Any) -> int:
     """Go on with runs that were interrupted: one, or all that the last session left unfinished."""
     from . import runs
 
-    return await runs.resume(wanted, max_steps, _wishes(given))
+    return await runs.resume(wanted, max_steps, max_iterations, _wishes(given))
 
 
 def _wishes(given: dict[str, Any], *, many: bool = False) -> Wishes:
@@ -180,6 +180,20 @@ async def list_loops(
 
 
 @click.command()
+@click.option("--show-origin", is_flag=True, help="Also where each value comes from.")
+@options.as_json
+@options.project
+async def config(show_origin: bool, as_json: bool, project: Path | None) -> int:
+    """Show what the project's configuration says, and what is wrong with it.
+
+    The files are .ll/ll-config.json and .ll/ll.local.md, of the project or the nearest folder above it.
+    """
+    from . import configured
+
+    return configured.show(show_origin, as_json, project)
+
+
+@click.command()
 @click.argument("name")
 @click.option("--mermaid", is_flag=True, help="Print a Mermaid state diagram.")
 @options.as_json
@@ -208,8 +222,9 @@ async def fake_host(words: tuple[str, ...]) -> int:
 @click.option(
     "--scenario", type=click.Choice(SCENARIOS), help="How actions end; asked for each on a terminal, else all-pass."
 )
-@options.max_steps
+@options.caps
 @options.context
+@options.program_md
 @options.as_json
 @options.project
 async def simulate(

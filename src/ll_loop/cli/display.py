@@ -37,9 +37,10 @@ class View(Protocol):
 class Display:
     """Shows what runs do while they do it. `close` leaves the terminal as it was."""
 
-    def __init__(self, handles: list[RunHandle], *, quiet: bool, many: bool, grace: float) -> None:
+    def __init__(self, handles: list[RunHandle], *, quiet: bool, many: bool, grace: float, colour: bool = True) -> None:
         self.tracker = Tracker(handles, time.monotonic)
-        self.look = look_at(STDERR, os.environ)
+        self._colour = colour
+        self.look = look_at(STDERR, os.environ, colour=colour)
         self.sink = Sink(STDERR)
         self._screen = Screen(self.sink)
         self._view = view_of(self.tracker, self.look, quiet=quiet, many=many, grace=grace)
@@ -72,7 +73,7 @@ class Display:
     def _draw(self) -> None:
         self._feed(self.tracker.look())
         if self.look.live:
-            self.look = look_at(STDERR, os.environ)  # it may have been resized
+            self.look = look_at(STDERR, os.environ, colour=self._colour)  # it may have been resized
         fed, self._fed = self._fed, []
         self._screen.show(fed, [*self._view.live(self.look), *self._questions()])
 
@@ -170,7 +171,7 @@ class Lines(Quiet):
     def feed(self, happening: Happening, look: Look) -> Iterator[str]:
         match happening:
             case StepDone(run, step, target, seconds, ts):
-                cap = run.handle.raised_cap or run.handle.loop.max_steps
+                cap = run.handle.loop.max_steps
                 number = f"{step.number}/{cap}" if not step.depth else f"{step.number}"
                 facts = [_stamp(ts), run.name, f"step={number}", f"state={step.state}"]
                 facts += [f"depth={step.depth}"] if step.depth else []

@@ -15,7 +15,7 @@ from ..core import diagram
 from ..core.model import Loop
 from ..core.simulate import Ask, Play, Scenario
 from ..errors import NotFoundError, Problem
-from .complaints import problem_lines
+from .complaints import mention, problem_lines
 from .forms import entry_to_json, report_to_json, text_of
 from .options import Texts
 from .plan import loop_lines, loop_to_json
@@ -35,6 +35,7 @@ def validate(names: tuple[str, ...], as_json: bool, project: Path | None) -> int
     """Check loops and print everything that is wrong with them; the exit code tells whether any is."""
 
     library = _library(project)
+    mention(api.load_config(library.project).problems, "the configuration", "ll-loop config")
     checked = [(name, *_check(library, name)) for name in api.expand(library, names)]
     if as_json:
         reports = [report_to_json(name, problems) for name, _, problems in checked]
@@ -103,7 +104,7 @@ def list_loops(wanted: Wanted, as_json: bool, project: Path | None) -> int:
         return 0
     if not found:
         say("no loops fit" if wanted != Wanted() else "no loops here", fd=STDERR)
-    for line in _catalogue(found):
+    for line in _catalogue(found, colour=api.load_config(library.project).cli.color):
         say(line)
     return 0
 
@@ -113,9 +114,9 @@ def _shown(entry: Entry, library: Library) -> str:
     return str(entry.path.relative_to(library.project)) if inside else str(entry.path)
 
 
-def _catalogue(entries: Sequence[Entry]) -> Iterator[str]:
+def _catalogue(entries: Sequence[Entry], *, colour: bool) -> Iterator[str]:
 
-    look = look_at(STDOUT, os.environ)
+    look = look_at(STDOUT, os.environ, colour=colour)
     own = [entry for entry in entries if not entry.built_in]
     built_in = [entry for entry in entries if entry.built_in]
     width = min(34, max((cells(entry.name) for entry in entries), default=0), (look.width or 100) // 2)
@@ -151,13 +152,16 @@ def show(name: str, mermaid: bool, as_json: bool, project: Path | None) -> int:
 
 def simulate(
     name: str, input: str | None, scenario: Scenario | None, as_json: bool, project: Path | None, *,  # noqa: A002
-    texts: Texts, max_steps: int | None,
+    texts: Texts, max_steps: int | None, max_iterations: int | None, program_md: Path | None,
 ) -> int:  # fmt: skip
     """Walk through a loop; without a scenario a person at a terminal is asked how each action ends."""
 
     asks = scenario is None and sys.stdin.isatty() and not as_json
     perform = Ask(asked).answer if asks else Play(scenario or "all-pass").answer
-    request = api.Request(name, input, texts=texts, max_steps=max_steps)
+    request = api.Request(
+        name, input, texts=texts, max_steps=max_steps, max_iterations=max_iterations,
+        program_md=None if program_md is None else str(program_md),
+    )  # fmt: skip
     walk = Walk(name, "interactive" if asks else scenario or "all-pass", look_at(STDOUT, os.environ))
     if as_json:
         say(walk.document(api.simulate(_library(project), request, perform)))

@@ -49,6 +49,14 @@ context = click.option(
     "--context", "texts", type=KeyValue(), multiple=True, help="Set a context value. May be given again."
 )
 max_steps = click.option("-n", "--max-steps", type=click.IntRange(min=1), metavar="N", help="End after N steps.")
+max_iterations = click.option(
+    "--max-iterations", type=click.IntRange(min=1), metavar="N", help="End after N passes of a loop that maintains."
+)
+caps = together(max_steps, max_iterations)
+program_md = click.option(
+    "--program-md", type=click.Path(path_type=Path), metavar="PATH",
+    help="Take directive, targets etc. from this file in place of .ll/program.md.",
+)  # fmt: skip
 jobs = click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Run at most N at a time.")
 
 display = together(
@@ -72,7 +80,8 @@ display = together(
 
 start = together(
     context,
-    max_steps,
+    program_md,
+    caps,
     click.option(
         "--delay", type=click.FloatRange(min=0), metavar="SECONDS", help="Pause between steps."
     ),
@@ -83,4 +92,12 @@ start = together(
         "--queue-timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait at most so long for the scope."
     ),
     click.option("--no-lock", is_flag=True, help="Take no scope at all."),
+    click.option(
+        "--handoff-threshold", type=click.IntRange(1, 100), metavar="PERCENT",
+        help="Tell actions when to hand over (LL_HANDOFF_THRESHOLD).",
+    ),
+    click.option(
+        "--context-limit", type=click.IntRange(min=1), metavar="TOKENS",
+        help="Tell actions how large a context is (LL_CONTEXT_LIMIT).",
+    ),
 )  # fmt: skip

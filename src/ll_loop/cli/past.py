@@ -41,7 +41,7 @@ async def status(wanted: str | None, as_json: bool, project: Path | None) -> int
         documents = [{**api.stored_state(where, entry["run_id"]), **_as_state(entry)} for entry in found]
         say(text_of(documents[0] if wanted is not None else documents))
     elif wanted is not None:
-        _print_one(found[0], api.find_run(where / ".loops" / "runs", found[0]["run_id"]))
+        _print_one(found[0], api.stored_run(where, found[0]["run_id"]))
     else:
         _print_all(found)
         hint = _resume_hint(found, where)
@@ -156,7 +156,7 @@ def history(wanted: str | None, chosen: Filter, as_json: bool, project: Path | N
     is_run = wanted is not None and _RUN_ID.match(wanted)
     found = [] if is_run else api.history(where, wanted, limit=chosen.tail or None)
     if wanted is not None and not found:
-        run = api.find_run(where / ".loops" / "runs", wanted)
+        run = api.stored_run(where, wanted)
         kept = chosen.kept(filter(api.is_public, run.text.records))
         if as_json:
             say(text_of([{key: value for key, value in record.items() if key != "crc"} for record in kept]))

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 LAST_LINES = 5
 MOST_REASONS = 10
+CAPS = ("max_steps", "max_iterations_reached")
+"""Endings after which only a higher cap lets a run go on."""
+
 Record = Mapping[str, Any]
 
 
@@ -69,7 +72,9 @@ def _what_is_kept(result: RunResult, look: Look) -> Iterator[str]:
 
 def _resume_command(result: RunResult, look: Look) -> str:
     """The command that goes on with a run: by its id, or by its loop's name where the id would not fit."""
-    more = f" --max-steps {result.iterations * 2}" if result.terminated_by == "max_steps" else ""
+    more = {"max_steps": f" --max-steps {result.iterations * 2}", "max_iterations_reached": " --max-iterations N"}.get(
+        result.terminated_by, ""
+    )
     lines = [f"resume with: ll-loop resume {name}{more}" for name in (result.run_id, result.loop)]
     return next((line for line in lines if look.width is None or cells(line) < look.width), lines[-1])
 
@@ -84,7 +89,7 @@ def of_many(
     yield from map(look.fit, _table(shown, look))
     yield from _notices(shown, failing, look)
     yield look.fit(_counts(results))
-    if any(result.resumable and result.terminated_by != "max_steps" for result in shown):
+    if any(result.resumable and result.terminated_by not in CAPS for result in shown):
         yield look.fit("resume them with: ll-loop resume")
 
 
@@ -103,7 +108,7 @@ def _notices(results: Sequence[RunResult], failing: Mapping[str, Record], look: 
             reasons = [f"  see `ll-loop history {result.run_id}`"]
         told += bool(reasons) and told < MOST_REASONS
         lines = [look.fit(line) for line in reasons]
-        if result.terminated_by == "max_steps" and result.resumable:
+        if result.terminated_by in CAPS and result.resumable:
             lines.append(f"  {_resume_command(result, look)}")
         lines += [f"  {line}" for line in _what_is_kept(result, look)]
         if lines:

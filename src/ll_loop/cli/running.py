@@ -38,7 +38,8 @@ class Outlook:
         """Show the runs until all have ended. However it ends, the terminal is left as it was."""
         wishes = self._wishes
         many = wishes.many or len(handles) > 1
-        self._display = display = Display(handles, quiet=wishes.quiet, many=many, grace=wishes.grace)
+        colour = self._session.config.cli.color
+        self._display = display = Display(handles, quiet=wishes.quiet, many=many, grace=wishes.grace, colour=colour)
         self._session.bus.listen(display.tracker.hear)
         try:
             async with anyio.create_task_group() as tasks:

@@ -6,14 +6,15 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
 from .. import api
 from ..api import Request, RunHandle, Session
 from .asking import is_somebody_there
+from .complaints import mention
 from .forms import text_of
-from .options import Texts
 from .plan import plan_lines, plan_to_json
 from .running import Outlook
 from .terminal import STDERR, STDOUT, look_at, say
@@ -40,12 +41,17 @@ class Wishes(Struct, frozen=True):
 
 
 def request_of(
-    name: str, input: str | None, *, texts: Texts, max_steps: int | None, delay: float | None,  # noqa: A002
-    worktree: bool, queue: bool, queue_timeout: float | None, no_lock: bool,
+    name: str, input: str | None, *, program_md: Path | None, queue: bool, no_lock: bool, **given: Any  # noqa: A002
 ) -> Request:  # fmt: skip
     """What the options ask for. A time limit for waiting is a wish to wait."""
-    waits = queue or queue_timeout is not None
-    return Request(name, input, {}, texts, max_steps, delay, worktree, waits, queue_timeout, not no_lock)
+    return Request(
+        name,
+        input,
+        program_md=None if program_md is None else str(program_md.absolute()),
+        queue=queue or given["queue_timeout"] is not None,
+        lock=not no_lock,
+        **given,
+    )
 
 
 def names_of(patterns: Iterable[str], wishes: Wishes) -> list[str]:
@@ -59,7 +65,9 @@ async def run(requests: Sequence[Request], wishes: Wishes) -> int:
     def start(session: Session) -> list[RunHandle]:
         handles = api.start_all(session, requests)
         if not wishes.quiet:
+            mention(session.config.problems, "the configuration", "ll-loop config")
             _mention_warnings(session.library, [request.name for request in requests])
+            mention([*dict.fromkeys(problem for handle in handles for problem in handle.problems)], "the inputs")
             for handle, request in zip(handles, requests, strict=True):
                 _mention_typos(handle, [key for key, _ in request.texts])
         return handles
@@ -89,9 +97,13 @@ def _mention_typos(handle: RunHandle, keys: Iterable[str]) -> None:
             say(look_at(STDERR, os.environ).fit(line), fd=STDERR)
 
 
-async def resume(wanted: str | None, max_steps: int | None, wishes: Wishes) -> int:
+async def resume(wanted: str | None, max_steps: int | None, max_iterations: int | None, wishes: Wishes) -> int:
     """Go on with what is meant, and see it through."""
-    return await _see_through(lambda session: api.resume(session, wanted, max_steps=max_steps), wishes)
+
+    def start(session: Session) -> list[RunHandle]:
+        return api.resume(session, wanted, max_steps=max_steps, max_iterations=max_iterations)
+
+    return await _see_through(start, wishes)
 
 
 async def _see_through(start: Callable[[Session], list[RunHandle]], wishes: Wishes) -> int:

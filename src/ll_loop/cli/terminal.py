@@ -128,14 +128,18 @@ class Look(Struct, frozen=True):
         return cut(text, self.width - 1, self.glyphs.cut) if self.width else text
 
 
-def look_at(fd: int, env: Mapping[str, str]) -> Look:
-    """The manners of a descriptor now: what is behind it, COLUMNS, LINES, NO_COLOR, TERM and the character set."""
+def look_at(fd: int, env: Mapping[str, str], *, colour: bool = True) -> Look:
+    """The manners of a descriptor now: what is behind it, COLUMNS, LINES, NO_COLOR, FORCE_COLOR, TERM and the character
+    set. With `colour` false there is none unless FORCE_COLOR asks for it.
+    """
     try:
         terminal = os.isatty(fd) and env.get("TERM", "dumb") != "dumb"
     except OSError:
         terminal = False
     width, height = _size(fd, env) if terminal else (_number(env, "COLUMNS"), 24)
-    return Look(terminal, terminal and not env.get("NO_COLOR"), width, height, Glyphs() if _is_utf8(env) else ASCII)
+    colour = (terminal and colour) or env.get("FORCE_COLOR", "0") not in ("", "0")
+    glyphs = Glyphs() if _is_utf8(env) else ASCII
+    return Look(terminal, colour and not env.get("NO_COLOR"), width, height, glyphs)
 
 
 def _size(fd: int, env: Mapping[str, str]) -> tuple[int, int]:

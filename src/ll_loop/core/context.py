@@ -131,8 +131,8 @@ def initial_context(
 
     The file's `context` and, for absent keys, parameter defaults; the positional `input`; `program`, the
     steering file's values; `overrides`. Overrides given as pairs are text from a command line and take the
-    type of the value they replace; given as a mapping they are taken as they are. `extras` (`run_dir` and
-    values from the project's configuration) and the values every run has are set where still absent.
+    type of the value they replace; given as a mapping they are taken as they are. The loop's own thresholds, `extras`
+    (`run_dir` and values from the project's configuration) and the values every run has are set where still absent.
     """
     context = dict(plain(loop.context))
     _set_absent(context, _defaults(loop.parameters))
@@ -144,6 +144,7 @@ def initial_context(
     else:
         for key, text in overrides:
             context[key.strip()] = cast_like(context.get(key.strip()), text.strip())
+    _set_absent(context, loop.thresholds)
     _set_absent(context, extras)
     _set_absent(context, _input_hash(context))
     _set_absent(context, {"max_steps": loop.max_steps})
@@ -265,6 +266,7 @@ def child_context(
     else:
         context = dict(own)
     _set_absent(context, _defaults(child.parameters))
+    _set_absent(context, child.thresholds)
     _set_absent(context, extras)
     _set_absent(context, _input_hash(context))
     _set_absent(context, THRESHOLDS)

@@ -138,6 +138,8 @@ class Run(Struct, frozen=True):
 
     frames: tuple[Frame, ...]
     env: Mapping[str, str] = EMPTY
+    extras: Mapping[str, Any] = EMPTY
+    """What the contexts of sub-loops get from the project where they lack it."""
     at: float = 0
     ts: str = ""
     waiting: Effect | None = None

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct
@@ -63,8 +64,13 @@ from .routing import ABSTAINED, HOLDS, abstention_fallback, route, takes_abstent
 from .template import TemplateError
 from .verdicts import Evaluation, EvaluatorError, Look, default_evaluation, evaluate
 
-RESUMABLE: frozenset[TerminatedBy] = frozenset({"interrupted", "user_stopped", "handoff", "max_steps", "queue_timeout"})
-"""Endings after which a run may go on; after its step cap only once that was raised. Nothing raises a pass cap."""
+CAPS: Mapping[TerminatedBy, str] = MappingProxyType(
+    {"max_steps": "max_steps", "max_iterations_reached": "max_iterations"}
+)
+"""Endings at a cap, and the cap that has to be raised before the run can go on."""
+
+RESUMABLE: frozenset[TerminatedBy] = frozenset({"interrupted", "user_stopped", "handoff", "queue_timeout", *CAPS})
+"""Endings after which a run may go on; after a cap only once that was raised."""
 
 LONGEST_STRETCH = 64
 """States in a row that need no answer before other runs get a turn."""
@@ -91,10 +97,13 @@ def begin(
     env: Mapping[str, str] = EMPTY,
     ts: str = "",
     origin: Mapping[str, Any] = EMPTY,
+    extras: Mapping[str, Any] = EMPTY,
 ) -> Decision:
-    """Start a run. `env` holds the environment values that templates may name, `origin` fields of `loop_start`."""
+    """Start a run. `env` holds the environment values that templates may name, `origin` fields of `loop_start`,
+    `extras` what the contexts of its sub-loops get where they lack it.
+    """
     frame = Frame(loop=loop, context=context, state=loop.initial, started_at=ts)
-    move = Move(Run((frame,), env=env), 0.0, ts, 0.5)
+    move = Move(Run((frame,), env=env, extras=extras), 0.0, ts, 0.5)
     move.emit(events.loop_start(origin))
     return _follow(move, _turn)
 
@@ -129,8 +138,16 @@ def interrupt(
     return Decision(replace(_settled(move, None), waiting=run.waiting, after=run.after), None, tuple(move.events))
 
 
-def resume(run: Run, at: float, ts: str, *, started: bool = True, max_steps: int | None = None) -> Decision:
-    """Open a closed or killed run again; `max_steps` replaces the loop's step cap.
+def resume(
+    run: Run,
+    at: float,
+    ts: str,
+    *,
+    started: bool = True,
+    max_steps: int | None = None,
+    max_iterations: int | None = None,
+) -> Decision:
+    """Open a closed or killed run again; `max_steps` and `max_iterations` replace the loop's own.
 
     An action that may have `started` is entered again as the next attempt (or skipped, or fails the run, as its
     state's `on_resume` says); a question to a person is put again, any other effect is asked for again. A run that
@@ -139,8 +156,7 @@ def resume(run: Run, at: float, ts: str, *, started: bool = True, max_steps: int
     ending = run.ending
     over = ending is not None and run.waiting is None
     move = Move(replace(run, stop=None if over else run.stop, ending=None), at, ts, 0.5)
-    if max_steps is not None:
-        _raise_cap(move, max_steps)
+    _raise_caps(move, {"max_steps": max_steps, "max_iterations": max_iterations})
     goes_on = ending is None or _goes_on(ending, move.frames[0])
     if over and goes_on:
         _reopen(move.frame)
@@ -176,13 +192,16 @@ def _end_again(move: Move, *, ending: Ending) -> None:
 
 
 def with_overrides(loop: Loop, overrides: Mapping[str, Any]) -> Loop:
-    """The loop with what a start or a resume asked for in place of its own `max_steps` and `backoff`."""
+    """The loop with what a start or a resume asked for in place of its own caps and `backoff`."""
     return replace(loop, **overrides) if overrides else loop
 
 
-def _raise_cap(move: Move, max_steps: int) -> None:
+def _raise_caps(move: Move, caps: Mapping[str, int | None]) -> None:
+    raised = {name: cap for name, cap in caps.items() if cap is not None}
+    if not raised:
+        return
     root = move.frames[0] if len(move.frames) == 1 else move.frames[0].copy()
-    root.loop = with_overrides(root.loop, {"max_steps": max_steps})
+    root.loop = with_overrides(root.loop, raised)
     move.frames[0] = root
 
 
@@ -228,6 +247,7 @@ def _settled(move: Move, wait: Wait | None) -> Run:
     return Run(
         frames=tuple(move.frames),
         env=move.env,
+        extras=move.extras,
         at=move.at,
         ts=move.ts,
         waiting=wait.effect if wait else None,

@@ -378,6 +378,9 @@ class Loop(Struct, frozen=True):
     on_handoff: Handoff = "pause"
     circuit: RepeatedFailure | None = None
     prompt_size_warn: int = 50000
+    thresholds: Mapping[str, Any] = EMPTY
+    """Context values that `config:` gives in place of the project's."""
+    handoff_threshold: int | None = None
     meta: Mapping[str, Any] = EMPTY
     wishes: Wishes = Wishes()
 

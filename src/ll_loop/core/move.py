@@ -44,6 +44,7 @@ class Move:
     def __init__(self, run: Run, at: float, ts: str, chance: float) -> None:
         self.frames = [*run.frames[:-1], run.frames[-1].copy()]
         self.env = run.env
+        self.extras = run.extras
         self.at = at
         self.ts = ts
         self.chance = chance

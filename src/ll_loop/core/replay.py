@@ -53,6 +53,7 @@ class ReplayError(LoopError):
 class Replayed(Struct):
     """A rebuilt run. `missing` are events that the dead run had not yet written; `at` is its clock in seconds.
 
+    `raised` are caps that somebody raised who then could not go on with it.
     `started` tells whether the effect under way may have begun: it had been announced, or the run was interrupted.
     """
 
@@ -60,6 +61,7 @@ class Replayed(Struct):
     created: Mapping[str, Any] | None = None
     at: float = 0.0
     missing: list[Event] = field(default_factory=list)
+    raised: dict[str, int] = field(default_factory=dict)
 
     @property
     def started(self) -> bool:
@@ -73,12 +75,16 @@ def replay(loop: Loop, records: Iterable[Mapping[str, Any]], load: Load) -> Repl
         name = record["event"]
         if name == "run_created":
             state.created = record
+        elif name == "run_claimed":
+            state.raised |= caps_in(record)
         elif name in INPUTS:
             if state.missing:
                 raise ReplayError(
                     f"the journal lacks the event {state.missing[0].name!r} before record {record.get('seq')}"
                 )
             decision = _apply(loop, state, record, load)
+            if name in ("run_started", "run_resumed"):
+                state.raised = {}
             state.run, state.missing = decision.run, list(decision.events)
             state.at = record.get("at", state.at)
         elif name not in STREAM:
@@ -103,8 +109,11 @@ def _apply(loop: Loop, state: Replayed, record: Mapping[str, Any], load: Load) -
         if state.created is None:
             raise ReplayError("the journal does not say how the run was created")
         created = state.created
-        given = machine.with_overrides(loop, created["overrides"])
-        return machine.begin(given, created["context"], env=created["env"], ts=ts, origin=record["origin"])
+        given = machine.with_overrides(loop, {**created["overrides"], **caps_in(record)})
+        extras = created.get("extras", {})
+        return machine.begin(
+            given, created["context"], env=created["env"], ts=ts, origin=record["origin"], extras=extras
+        )
     if run is None:
         raise ReplayError(f"the journal begins with {name!r}")
     at = record["at"]
@@ -113,7 +122,12 @@ def _apply(loop: Loop, state: Replayed, record: Mapping[str, Any], load: Load) -
         return machine.advance(run, Outcome(answer, at, ts, record["chance"]))
     if name == "run_interrupted":
         return machine.interrupt(run, at, ts, by=record["by"], signal=record["signal"], error=record.get("error"))
-    return machine.resume(run, at, ts, started=record["started"], max_steps=record.get("max_steps"))
+    return machine.resume(run, at, ts, started=record["started"], **caps_in(record))
+
+
+def caps_in(record: Mapping[str, Any]) -> dict[str, int]:
+    """The caps that a record says were raised."""
+    return {name: record[name] for name in machine.CAPS.values() if record.get(name) is not None}
 
 
 def _answer(document: Mapping[str, Any], load: Load) -> Answer:

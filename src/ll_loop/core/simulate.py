@@ -66,13 +66,14 @@ def walk(
     *,
     context: Mapping[str, Any] = EMPTY,
     env: Mapping[str, str] = EMPTY,
+    extras: Mapping[str, Any] = EMPTY,
     limit: int = LONGEST,
 ) -> Generator[Event, None, Run]:
     """Yield the events of a run as they come about; the generator's value is the run as it ended.
 
     After `limit` answers the run is interrupted where it is.
     """
-    decision = machine.begin(loop, context, env=env)
+    decision = machine.begin(loop, context, env=env, extras=extras)
     at = 0.0
     for _ in range(limit):
         yield from decision.events

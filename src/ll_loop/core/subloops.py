@@ -51,7 +51,13 @@ def loaded(move: Move, answer: Loaded | LoadFailed) -> str | None:
     try:
         bindings = render_value(dict(work.bindings), move.scope()) if work.bindings is not None else None
         context = child_context(
-            answer.loop, work, bindings, parent.context, parent.captured, parent.context.get("run_dir")
+            answer.loop,
+            work,
+            bindings,
+            parent.context,
+            parent.captured,
+            parent.context.get("run_dir"),
+            move.extras,
         )
     except TemplateError as error:
         return failed_to_start(move, str(error), explain(parent.state, error))

@@ -23,6 +23,7 @@ from .keys import (
     ON_RESUME,
     OTHER_TARGETS,
     RATE_LIMIT_NUMBERS,
+    THRESHOLDS,
     VERDICT_KEYS,
 )
 from .kinds import begins_with_slash, kind_of
@@ -64,6 +65,7 @@ def build(
         on_handoff=cast(m.Handoff, _word(top, "on_handoff", HANDOFFS, "pause")),
         circuit=_circuit(top),
         prompt_size_warn=_prompt_size(top),
+        **_config(top),
         meta=MappingProxyType(_meta(top)),
         **_caps(top),
     )
@@ -107,6 +109,18 @@ def _prompt_size(top: Fields) -> int:
     return limit if guard.flag("enabled", default=True) else 0
 
 
+def _config(top: Fields) -> dict[str, Any]:
+    """What the loop says in place of the project's configuration."""
+    block = top.under("config")
+    if block is None:
+        return {}
+    commands = block.under("commands")
+    gate = commands.under("confidence_gate") if commands is not None else None
+    given = {} if gate is None else {name: gate.integer(name) for name in THRESHOLDS}
+    thresholds = {name: value for name, value in given.items() if value is not None}
+    return {"handoff_threshold": block.integer("handoff_threshold"), "thresholds": MappingProxyType(thresholds)}
+
+
 def _circuit(top: Fields) -> m.RepeatedFailure | None:
     circuit = top.under("circuit") if top.data.get("circuit") is not None else None
     if circuit is None or circuit.data.get("repeated_failure") is None:
@@ -138,7 +152,7 @@ def _meta(top: Fields) -> dict[str, Any]:
         meta["states"] = states
     _check_commands(top)
     _check_artifact(top)
-    for block in ("llm", "config", "host_guard"):
+    for block in ("llm", "host_guard"):
         top.under(block)
     return meta
 

@@ -38,6 +38,15 @@ LINT_SWITCHES: Final = frozenset(
     }
 )
 
+THRESHOLDS: Final = ("readiness_threshold", "outcome_threshold")
+CONFIG: Final = (
+    "handoff_threshold",
+    *(f"commands.confidence_gate.{name}" for name in THRESHOLDS),
+    "automation.max_continuations",
+    "continuation.max_continuations",
+)
+"""What a loop's `config:` may say in place of the project's configuration."""
+
 AGENT_BLOCKS: Final = frozenset(
     {
         "llm",

@@ -18,6 +18,7 @@ from msgspec import Struct, field
 from ..check import Subject, check, excuses
 from ..core.model import Loop
 from ..errors import DefinitionError, NotFoundError, Problem
+from .config import load_config
 from .document import Document
 from .heads import head_of
 from .kinds import kind_of
@@ -60,37 +61,26 @@ def bundled_loops() -> Path:
     return inside if inside.is_dir() else package.parent.parent / "loops"
 
 
-def find_project(start: Path) -> Path:
-    """The nearest folder at or above `start` that holds `.loops` or `.ll`, else `start`.
-
-    The search ends at the top of a git repository and never enters the home folder or what is above it,
-    unless it began there.
-    """
-    start = start.resolve()
-    home = Path(os.path.expanduser("~"))
-    for folder in (start, *start.parents):
-        if folder != start and (folder == home or folder in home.parents):
-            break
-        if (folder / ".loops").is_dir() or (folder / ".ll").is_dir():
-            return folder
-        if (folder / ".git").exists():
-            break
-    return start
-
-
 class Library:
     """The loops that a project can run: its own and the built-in ones.
 
     Everything is read on demand and kept until one of the files behind it changes, appears or goes. All methods
-    block on the disk for as long as reading a few small files takes. Nothing is ever written.
+    block on the disk for as long as reading a few small files takes. Nothing is ever written. Without `loops_dir` the
+    project's configuration says where its loops are; DefinitionError if that is wrong.
     """
 
-    def __init__(self, project: Path, loops_dir: str = ".loops", bundled: Path | None = None) -> None:
+    def __init__(self, project: Path, loops_dir: str | None = None, bundled: Path | None = None) -> None:
         self.project = project.resolve()
-        self.loops = self.project / loops_dir
+        self.loops = self.project / (loops_dir or load_config(self.project).loops.loops_dir)
         self.bundled = (bundled or bundled_loops()).resolve()
         self._parsed: dict[Path, tuple[Stamp, Parsed, str]] = {}
         self._checked: dict[Path, _Checked] = {}
+
+    @property
+    def own_folder(self) -> str:
+        """The folder of loops and runs as seen from the project; `.loops` if it is elsewhere."""
+        inside = self.loops.is_relative_to(self.project) and self.loops != self.project
+        return str(self.loops.relative_to(self.project)) if inside else ".loops"
 
     def __repr__(self) -> str:
         return f"<Library {self.loops}, {len(self._checked)} read>"

@@ -39,15 +39,25 @@ Sweep = Callable[[Foreign], Awaitable[bool]]
 class Admission:
     """The doorkeeper of a session. `inherited` are the runs of whose actions this process is a part.
 
-    `sweep` ends what a killed run left at work: False if another process is about to do that.
+    `sweep` ends what a killed run left at work: False if another process is about to do that. `patience` is how many
+    seconds a run waits for other processes unless its request says it; for those of its own it waits without limit.
     """
 
-    def __init__(self, locks: Locks, mirror: Mirror, jobs: int | None, inherited: Iterable[str], sweep: Sweep) -> None:
+    def __init__(
+        self,
+        locks: Locks,
+        mirror: Mirror,
+        jobs: int | None,
+        inherited: Iterable[str],
+        sweep: Sweep,
+        patience: float,
+    ) -> None:
         self._locks = locks
         self._mirror = mirror
         self._slots = _Slots(affordable(jobs))
         self._inherited = frozenset(inherited)
         self._sweep = sweep
+        self._patience = patience
 
     def take_place(self, handle: RunHandle) -> None:
         """Ask for the run's scope in memory. RefusedError if it is held and the run may not queue."""
@@ -78,7 +88,8 @@ class Admission:
             with anyio.fail_after(handle.request.queue_timeout):
                 await self._enter(handle)
         except TimeoutError:
-            seconds = handle.request.queue_timeout or 0
+            limit = handle.request.queue_timeout
+            seconds = self._patience if limit is None else limit
             raise RefusedError(f"the scope of {handle.loop.name} was not free within {seconds:g} s") from None
         try:
             yield
@@ -91,6 +102,7 @@ class Admission:
         if handle.ticket is not None and not handle.ticket.granted:
             handle.note_waiting(_named(handle.ticket))
             await handle.ticket.wait()
+        deadline = math.inf
         while True:
             await self._slots.wait(handle)
             foreign = await self._claim(handle)
@@ -99,10 +111,15 @@ class Admission:
                 return
             self._slots.give_back(handle)
             handle.note_waiting(str(foreign))
+            if handle.request.queue_timeout is None:
+                deadline = min(deadline, anyio.current_time() + self._patience)
+            left = deadline - anyio.current_time()
+            if left <= 0:
+                raise TimeoutError
             if foreign.killed:
                 await sleep(SETTLE)
             else:
-                await self._mirror.wait_for_change(foreign, None)
+                await self._mirror.wait_for_change(foreign, None if math.isinf(left) else left)
 
     async def _claim(self, handle: RunHandle) -> Foreign | None:
         if not _locks(handle):

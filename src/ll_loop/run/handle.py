@@ -12,7 +12,7 @@ from ..core.frame import Run
 from ..core.model import Loop, TerminatedBy
 from ..core.replay import Replayed
 from ..core.snapshot import open_question, snapshot
-from ..errors import RefusedError
+from ..errors import Problem, RefusedError
 from .bus import Bus, Reader, Record
 from .desk import Desk, reply_of
 from .engine import Engine
@@ -27,7 +27,7 @@ RESOLVED = "human_approval_resolved"
 
 
 class RunHandle:
-    """One run of a session: where it is, how it ended."""
+    """One run of a session: where it is, how it ended. `problems` are warnings about its inputs."""
 
     def __init__(self, runs: Path, bus: Bus, run_id: str, loop: Loop, request: Request, index: int) -> None:
         self.run_id = run_id
@@ -45,7 +45,10 @@ class RunHandle:
         self.kept: Kept | None = None
         self.stored: StoredRun | None = None
         self.replayed: Replayed | None = None
-        self.raised_cap: int | None = None
+        self.raised: Mapping[str, int] = {}
+        self.extras: Mapping[str, Any] = {}
+        self.overrides: Mapping[str, Any] = {}
+        self.problems: tuple[Problem, ...] = ()
         self.since = now()
         self.desk = Desk()
         self.grace: Grace | None = None

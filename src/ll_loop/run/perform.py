@@ -196,7 +196,7 @@ class Actions:
         self._journal.flush()
 
     async def _tree(self, scope: tuple[str, ...]) -> Probed:
-        return await fingerprint_of_tree(self._cwd, scope, self._env, self._spawner)
+        return await fingerprint_of_tree(self._cwd, scope, self._env, self._spawner, self._library.own_folder)
 
 
 class _Script:

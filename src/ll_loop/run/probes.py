@@ -74,13 +74,14 @@ def _stamp(path: str) -> str:
 
 
 async def fingerprint_of_tree(
-    cwd: Path, scope: tuple[str, ...], env: Mapping[str, str], spawner: Spawner | None = None
+    cwd: Path, scope: tuple[str, ...], env: Mapping[str, str], spawner: Spawner | None = None, own: str = ".loops"
 ) -> Probed:
     """A hash over the content of all files in scope that git tracks or does not ignore.
 
-    Staging and committing do not change it; our own folder does not count. An error if git cannot tell.
+    Staging and committing do not change it; `own`, the folder of our own files, does not count. An error if git cannot
+    tell.
     """
-    specs = ["--", *(scope or (".",)), ":(exclude,top).loops", ":(exclude).loops"]
+    specs = ["--", *(scope or (".",)), f":(exclude,top,literal){own}", f":(exclude,literal){own}"]
     content: dict[str, str] = {}
     for flags in (("-s",), ("-m",), ("-d",), ("-o", "--exclude-standard")):
         listed = await git(cwd, "ls-files", "-z", *flags, *specs, env=env, spawner=spawner)

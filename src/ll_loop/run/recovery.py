@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..core.machine import RESUMABLE
+from ..core.machine import CAPS, RESUMABLE
 from ..core.model import Loop
 from ..core.replay import Replayed, ReplayError, replay
 from ..errors import LoopError, NotFoundError, RefusedError
@@ -103,9 +103,14 @@ class StoredRun:
         return ended["terminated_by"] in RESUMABLE and ended["status"] != "failed"
 
     @property
+    def cap(self) -> str:
+        """The cap at which it ended, so that it can only go on with a higher one; empty if it did not."""
+        return CAPS.get(self.completed["terminated_by"], "") if self.completed is not None else ""
+
+    @property
     def is_capped(self) -> bool:
-        """Whether it ended at its step cap, so that it can only go on with a higher one."""
-        return self.completed is not None and self.completed["terminated_by"] == "max_steps"
+        """Whether it ended at a cap."""
+        return bool(self.cap)
 
     @property
     def _ended_by(self) -> Record | None:
@@ -259,18 +264,18 @@ def _found_run(runs: Path, wanted: str) -> StoredRun:
     raise NotFoundError(f"no such run: {wanted}", hint="`ll-loop history` lists them")
 
 
-def resumable_runs(runs: Path, wanted: str | None, *, capped: bool = False) -> list[StoredRun]:
+def resumable_runs(runs: Path, wanted: str | None, *, raised: Collection[str] = ()) -> list[StoredRun]:
     """The runs that a `resume` means: one by id, a loop's newest that can go on, or the last batch's unfinished.
 
-    Of a batch, those that ended at their step cap count only if `capped`.
+    Of a batch, those that ended at a cap count only if it is `raised`.
     """
     if wanted is None or wanted == LATEST:
-        return _last_unfinished(runs, capped)
+        return _last_unfinished(runs, raised)
     ids = run_ids(runs)
     stored = list(stored_runs(runs, ids))
     of_batch = [run for run in stored if run.batch == wanted]
     if of_batch:
-        unfinished = [run for run in of_batch if run.is_resumable and (capped or not run.is_capped)]
+        unfinished = [run for run in of_batch if run.is_resumable and (not run.cap or run.cap in raised)]
         if not unfinished:
             raise NotFoundError(f"there is nothing to resume of {wanted}", hint="`ll-loop history` lists the runs")
         return unfinished
@@ -281,12 +286,12 @@ def resumable_runs(runs: Path, wanted: str | None, *, capped: bool = False) -> l
     return [find_run(runs, wanted)]
 
 
-def _last_unfinished(runs: Path, capped: bool) -> list[StoredRun]:
+def _last_unfinished(runs: Path, raised: Collection[str]) -> list[StoredRun]:
     found: list[StoredRun] = []
     for run in stored_runs(runs, reversed(run_ids(runs))):
         if found and run.batch != found[0].batch:
             break
-        if run.is_resumable and (capped or not run.is_capped) and _is_whole(run):
+        if run.is_resumable and (not run.cap or run.cap in raised) and _is_whole(run):
             found.append(run)
     if not found:
         raise NotFoundError("there is nothing to resume", hint="`ll-loop history` lists the runs")
@@ -344,6 +349,22 @@ def rebuild(run: StoredRun, library: Library) -> tuple[Loop, Replayed]:
         raise RefusedError(f"run {run.run_id} has ended ({completed['terminated_by']}); there is nothing to resume")
     loop = _same_loop(library, run.created, run)
     return loop, replay(loop, run.text.records, lambda document: _same_loop(library, document, run))
+
+
+def refuse_at_cap(stored: StoredRun, replayed: Replayed, raised: Mapping[str, int]) -> None:
+    """RefusedError if the run ended at a cap that `raised` does not raise."""
+    cap = stored.cap
+    if not cap or replayed.run is None:
+        return
+    root = replayed.run.root
+    spent, limit = (root.iteration, root.loop.max_steps) if cap == "max_steps" else (root.passes, root.passes)
+    if raised.get(cap, 0) > spent:
+        return
+    word = "step" if cap == "max_steps" else "pass"
+    raise RefusedError(
+        f"run {stored.run_id} ended at its {word} cap and would end there again",
+        hint=f"raise it: --{cap.replace('_', '-')} {spent + limit}",
+    )
 
 
 def _same_loop(library: Library, document: Mapping[str, Any], run: StoredRun) -> Loop:

@@ -21,6 +21,8 @@ class Request(Struct, frozen=True):
 
     `context` values are taken as they are; `texts` are `KEY=VALUE` texts that take the type of the value they
     replace. `queue` waits for a held scope, at most `queue_timeout` seconds; `lock` false takes no scope at all.
+    `program_md` is the path of a steering file in place of the project's own. `handoff_threshold` (1 to 100 percent)
+    and `context_limit` (tokens) are told to actions.
     """
 
     name: str
@@ -33,10 +35,14 @@ class Request(Struct, frozen=True):
     queue: bool = True
     queue_timeout: float | None = None
     lock: bool = True
+    max_iterations: int | None = None
+    program_md: str | None = None
+    handoff_threshold: int | None = None
+    context_limit: int | None = None
 
     def overrides(self) -> dict[str, Any]:
         """What replaces the loop's own values."""
-        given = {"max_steps": self.max_steps, "backoff": self.delay}
+        given = {"max_steps": self.max_steps, "max_iterations": self.max_iterations, "backoff": self.delay}
         return {key: value for key, value in given.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:

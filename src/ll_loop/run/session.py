@@ -22,12 +22,12 @@ import anyio.abc
 from msgspec.structs import asdict
 
 from ..core import machine
-from ..core.context import Namespaces, initial_context, missing_inputs
+from ..core.context import Namespaces
 from ..core.endings import exit_code_of, status_of
 from ..core.model import Ending, Loop, TerminatedBy
-from ..core.replay import Replayed
 from ..core.template import TemplateError, render
 from ..errors import CannotCreateError, LoopError, NotFoundError, RefusedError, UsageError
+from ..files.config import Config, load_config
 from ..files.library import Library
 from . import procs, recovery, sweep
 from .admission import Admission
@@ -36,6 +36,7 @@ from .control import Control
 from .engine import Clock, Engine
 from .git import Gate
 from .handle import RunHandle
+from .inputs import exports_of, inputs_of, overrides_of
 from .journal import Committer, as_read_back, now
 from .locks import Locks, folds_case, normalise
 from .mirror import Foreign, Mirror
@@ -57,7 +58,8 @@ class Session:
 
     Leaving the block waits for the runs that were started; an exception or a cancellation ends them first. Nothing
     outlives it: no child, no task, no lock, no signal handler. `jobs` bounds how many run at a time, `grace` is how
-    many seconds a child has after SIGTERM. `env` is the environment of actions, by default this process's.
+    many seconds a child has after SIGTERM. `config` is by default what is read for the project (DefinitionError if it
+    is wrong). `env` is the environment of actions, by default this process's over what the project's `.env` sets.
     `subreaper` lets orphans of actions come to this process while the session lasts (Linux), and ends at its end even
     those that nothing ties to an action: right for a program of one's own, wrong inside somebody else's. `attended`
     says that somebody will answer questions of human approval (`RunHandle.approve`, `ll-loop approve`); otherwise they
@@ -75,33 +77,36 @@ class Session:
         subreaper: bool = False,
         attended: bool = False,
         seed: int | None = None,
+        config: Config | None = None,
     ) -> None:
         if jobs is not None and jobs < 1:
             raise UsageError(f"jobs must be at least 1, not {jobs}")
         self.project = Path(project or ".").expanduser().resolve()
         if not self.project.is_dir():
             raise NotFoundError(f"no such project folder: {self.project}")
-        self.library = library or Library(self.project)
-        self.loops_dir = self.project / ".loops"
+        self.config = config or load_config(self.project, env)
+        self.loops_dir = self.project / self.config.loops.loops_dir
+        self.library = library or Library(self.project, self.config.loops.loops_dir)
         self.runs = self.loops_dir / "runs"
         self.bus = Bus()
         self.batch = new_run_id("batch")
         self.handles: list[RunHandle] = []
         self._prepared = 0
         self._tidied = False
-        self.env = dict(os.environ if env is None else env)
+        self.env = {**self.config.environment, **os.environ} if env is None else dict(env)
         self._random = Random(seed)
         self._identity = procs.own_identity()
         self._ancestors = procs.ancestors(self._identity.pid)
         fold = folds_case(self.project)
         mirror = Mirror(self.loops_dir / ".running", identity=self._identity, fold_case=fold, sweeps=True)
         self._above = _runs_above(self.env)
-        self._admission = Admission(Locks(fold_case=fold), mirror, jobs, self._above, self._make_way)
+        patience = self.config.loops.queue_wait_timeout_seconds
+        self._admission = Admission(Locks(fold_case=fold), mirror, jobs, self._above, self._make_way, patience)
         self._grace = Grace(grace)
         self._spawner = Spawner(self._grace, sole=subreaper)
         self._subreaper = subreaper
         self._attended = attended
-        self._worktrees = Worktrees(self.project, gate=Gate(), env=self.env, spawner=self._spawner)
+        self._worktrees = self._make_worktrees()
         self._committer = Committer()
         self._named: dict[str, Mapping[str, str]] = {}
         self._saver = StateSaver(self.handles)
@@ -110,6 +115,11 @@ class Session:
         self._services: anyio.abc.TaskGroup | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._life: AbstractAsyncContextManager[None] | None = None
+
+    def _make_worktrees(self) -> Worktrees:
+        base, copied = self.config.automation.worktree_base, self.config.parallel.worktree_copy_files
+        place = None if base is None else Path(base)
+        return Worktrees(self.project, place, copied, gate=Gate(), env=self.env, spawner=self._spawner)
 
     def __repr__(self) -> str:
         running = sum(handle.status == "running" for handle in self.handles)
@@ -161,11 +171,13 @@ class Session:
         input: str | None = None,  # noqa: A002 - the word of the command line and of the format
         context: Mapping[str, Any] | None = None,
         max_steps: int | None = None,
+        max_iterations: int | None = None,
         delay: float | None = None,
         worktree: bool = False,
         queue: bool = True,
         queue_timeout: float | None = None,
         lock: bool = True,
+        program_md: Path | str | None = None,
     ) -> RunHandle:
         """Start a run of the loop `name`; it takes its place in the order of scopes at once.
 
@@ -173,7 +185,19 @@ class Session:
         `queue`, RefusedError when its scope is held. `queue_timeout` and `delay` are seconds.
         """
         return self.start_request(
-            Request(name, input, context or {}, (), max_steps, delay, worktree, queue, queue_timeout, lock)
+            Request(
+                name,
+                input,
+                context or {},
+                max_steps=max_steps,
+                max_iterations=max_iterations,
+                delay=delay,
+                worktree=worktree,
+                queue=queue,
+                queue_timeout=queue_timeout,
+                lock=lock,
+                program_md=None if program_md is None else str(program_md),
+            )
         )
 
     def start_request(self, request: Request) -> RunHandle:
@@ -204,24 +228,21 @@ class Session:
     def prepare(self, request: Request) -> RunHandle:
         """Everything about a start that can be found wrong before anything happens: raises, or gives a handle."""
         _check_numbers(request)
-        loop = machine.with_overrides(self.library.load(request.name).loop, request.overrides())
+        overrides = overrides_of(request, self.config)
+        loop = machine.with_overrides(self.library.load(request.name).loop, overrides)
         handle = RunHandle(self.runs, self.bus, new_run_id(loop.name), loop, request, self._prepared)
         self._prepared += 1
-        overrides: Any = request.context or request.texts
-        context = initial_context(
-            loop, input=request.input, overrides=overrides, extras={"run_dir": f"{handle.artifacts}/"}
-        )
-        missing = missing_inputs(loop, context)
-        if missing:
-            raise NotFoundError("\n".join(missing))
-        handle.context = as_read_back(context)  # so that a replay sees the very values that the run saw
+        inputs = inputs_of(loop, request, self.project, self.config, f"{handle.artifacts}/")
+        handle.overrides, handle.extras, handle.problems = overrides, inputs.extras, inputs.problems
+        handle.context = as_read_back(inputs.context)  # so that a replay sees the very values that the run saw
         if not request.worktree:
-            handle.paths = self._paths(loop, context, self.project)
+            handle.paths = self._paths(loop, inputs.context, self.project)
         return handle
 
     def _env_of(self, handle: RunHandle) -> dict[str, str]:
         above = " ".join((*self._above, handle.run_id))
-        return {**self.env, "LL_LOOP_RUN_ID": handle.run_id, "LL_LOOP_RUN_IDS": above, "LL_PYTHON": sys.executable}
+        own = {"LL_LOOP_RUN_ID": handle.run_id, "LL_LOOP_RUN_IDS": above, "LL_PYTHON": sys.executable}
+        return {**self.env, **own, **exports_of(handle.loop, handle.request)}
 
     def _paths(self, loop: Loop, context: Mapping[str, Any], base: Path) -> tuple[str, ...]:
         return tuple(str(path) for path in normalise(_scope(loop, context), base))
@@ -242,8 +263,9 @@ class Session:
                 "path": loop.path,
                 "fingerprint": loop.fingerprint,
                 "request": handle.request.to_json(),
-                "overrides": handle.request.overrides(),
+                "overrides": handle.overrides,
                 "context": handle.context,
+                "extras": handle.extras,
                 "env": self._named_env(loop),
                 "batch": self.batch,
                 "index": handle.index,
@@ -263,36 +285,39 @@ class Session:
 
     # --- resuming ------------------------------------------------------------------------------------------
 
-    def resume(self, stored: StoredRun, *, max_steps: int | None = None) -> RunHandle:
+    def resume(
+        self, stored: StoredRun, *, max_steps: int | None = None, max_iterations: int | None = None
+    ) -> RunHandle:
         """Go on with a run that was interrupted or killed; what it left alive is ended first.
 
-        Raises RefusedError when it lives, has ended for good, or ended at its step cap and `max_steps` does not
-        raise it; `ReplayError` when its loop was changed.
+        `max_steps` and `max_iterations` replace its caps from here on. Raises RefusedError when it lives, has ended
+        for good, or ended at a cap that is not raised; `ReplayError` when its loop was changed.
         """
-        return self.resume_all([stored], max_steps=max_steps)[0]
+        return self.resume_all([stored], max_steps=max_steps, max_iterations=max_iterations)[0]
 
-    def resume_all(self, stored: Iterable[StoredRun], *, max_steps: int | None = None) -> list[RunHandle]:
+    def resume_all(
+        self, stored: Iterable[StoredRun], *, max_steps: int | None = None, max_iterations: int | None = None
+    ) -> list[RunHandle]:
         """Go on with all of these runs or, if one of them cannot, with none: see `resume`."""
-        taken = [self._reopened(run, max_steps) for run in stored]
+        caps = {"max_steps": max_steps, "max_iterations": max_iterations}
+        raised = {name: cap for name, cap in caps.items() if cap is not None}
+        taken = [self._reopened(run, raised) for run in stored]
         for handle in taken:  # one at a time: a thousand runs must not need a thousand open files
             handle.journal.open()
             handle.journal.close()
         return [self.launch(handle) for handle in taken]
 
-    def _reopened(self, stored: StoredRun, max_steps: int | None) -> RunHandle:
+    def _reopened(self, stored: StoredRun, raised: Mapping[str, int]) -> RunHandle:
         loop, replayed = recovery.rebuild(stored, self.library)
         created = stored.created
-        loop = machine.with_overrides(loop, created["overrides"])
-        if stored.is_capped and not _raises(replayed, max_steps):
-            steps = replayed.run.root.iteration if replayed.run else 0
-            raise RefusedError(
-                f"run {stored.run_id} ended at its step cap and would end there again",
-                hint=f"raise it: --max-steps {steps + loop.max_steps}",
-            )
+        raised = {**replayed.raised, **raised}
+        recovery.refuse_at_cap(stored, replayed, raised)
+        loop = replayed.run.root.loop if replayed.run else machine.with_overrides(loop, created["overrides"])
+        loop = machine.with_overrides(loop, raised)
         request = Request.from_json(created["request"])
         handle = RunHandle(self.runs, self.bus, stored.run_id, loop, request, created["index"])
-        handle.stored, handle.replayed, handle.raised_cap = stored, replayed, max_steps
-        handle.context, handle.since = created["context"], created["ts"]
+        handle.stored, handle.replayed, handle.raised = stored, replayed, raised
+        handle.context, handle.since, handle.extras = created["context"], created["ts"], created.get("extras", {})
         handle.journal.continue_at(stored.end, stored.text.records[-1]["seq"])
         if not request.worktree:
             handle.paths = self._paths(loop, handle.context, self.project)
@@ -303,7 +328,7 @@ class Session:
         handle.journal.open()
         if stored.text.torn:
             handle.journal.cut(stored.text.torn)
-        handle.journal.append("run_claimed", self._claim())
+        handle.journal.append("run_claimed", {**self._claim(), **handle.raised})
         self._announce(handle)
 
     # --- ending --------------------------------------------------------------------------------------------
@@ -450,16 +475,16 @@ class Session:
         journal, replayed = handle.journal, handle.replayed
         if replayed is None or replayed.run is None:
             origin = _origin(handle.loop, cwd)
-            journal.append("run_started", {"at": 0.0, "origin": origin, "cwd": str(cwd), "script": script}, ts=ts)
+            begun = {"at": 0.0, "origin": origin, "cwd": str(cwd), "script": script, **handle.raised}
+            journal.append("run_started", begun, ts=ts)
             env = self._named_env(handle.loop)
-            return machine.begin(handle.loop, handle.context, env=env, ts=ts, origin=origin), ts
+            return machine.begin(handle.loop, handle.context, env=env, ts=ts, origin=origin, extras=handle.extras), ts
         journal.append_events(replayed.missing, replayed.run.ts)
         at = max(replayed.at, replayed.run.at)
         # What was announced but never started is no attempt: there is nothing to skip and nothing that failed.
         started = replayed.started and handle.stored is not None and handle.stored.may_have_begun
-        resumed = {"at": at, "started": started, "max_steps": handle.raised_cap, "script": script}
-        journal.append("run_resumed", resumed, ts=ts)
-        return machine.resume(replayed.run, at, ts, started=started, max_steps=handle.raised_cap), ts
+        journal.append("run_resumed", {"at": at, "started": started, "script": script, **handle.raised}, ts=ts)
+        return machine.resume(replayed.run, at, ts, started=started, **handle.raised), ts
 
     def _named_env(self, loop: Loop) -> Mapping[str, str]:
         """What the loop's templates may see of the environment; the same for all its runs."""
@@ -494,8 +519,12 @@ def _runs_above(env: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _check_numbers(request: Request) -> None:
-    if request.max_steps is not None and request.max_steps < 1:
-        raise UsageError(f"max steps must be at least 1, not {request.max_steps}")
+    for name in ("max_steps", "max_iterations", "context_limit", "handoff_threshold"):
+        number = getattr(request, name)
+        if number is not None and number < 1:
+            raise UsageError(f"{name.replace('_', ' ')} must be at least 1, not {number}")
+    if request.handoff_threshold is not None and request.handoff_threshold > 100:
+        raise UsageError(f"a handoff threshold is at most 100 percent, not {request.handoff_threshold}")
     if request.delay is not None and request.delay < 0:
         raise UsageError(f"a delay cannot be negative: {request.delay:g}")
     if request.queue_timeout is not None and request.queue_timeout < 0:
@@ -508,10 +537,6 @@ def _scope(loop: Loop, context: Mapping[str, Any]) -> list[str]:
         return [render(entry, Namespaces(context=context)) for entry in loop.scope]
     except TemplateError as error:
         raise NotFoundError(f"the scope of {loop.name} cannot be filled in: {error}") from error
-
-
-def _raises(replayed: Replayed, max_steps: int | None) -> bool:
-    return max_steps is not None and replayed.run is not None and max_steps > replayed.run.root.iteration
 
 
 def _planned_worktree(stored: StoredRun) -> WorktreeRecord | None:

@@ -1,0 +1,110 @@
+"""The keys of `.ll/ll-config.json` that have an effect, as types: a section is a class, a key one line in it.
+
+A line says the key's type, its default and what it does. Reading, complaints and `ll-loop config` follow from it, and
+docs/config.md is checked against it. Keys that are known but do nothing (yet) are in `later`: one that gets its feature
+moves here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, TypeVar, get_args
+
+import msgspec
+from msgspec import Meta, Struct
+
+Section = TypeVar("Section", bound=Struct)
+
+Words = tuple[str, ...]
+Text = Annotated[str, Meta(min_length=1)]
+Number = Annotated[float, Meta(ge=0, le=10**9)]
+Seconds = Number
+SomeSeconds = Annotated[float, Meta(ge=1, le=10**9)]
+
+
+def does(effect: str) -> Meta:
+    """What a key does, in a few words."""
+    return Meta(description=effect)
+
+
+class RunDefaults(Struct, frozen=True):
+    include: Annotated[str, does("context value `include`, unless empty")] = ""
+    delay: Annotated[Seconds | None, does("pause between steps in seconds, in place of the loop's `backoff`")] = None
+
+
+class Loops(Struct, frozen=True):
+    loops_dir: Annotated[Text, does("folder of loops and of all that runs leave, in the project")] = ".loops"
+    queue_wait_timeout_seconds: Annotated[
+        SomeSeconds, does("how long a run that queues waits for runs of other processes")
+    ] = 86400
+    run_defaults: RunDefaults = RunDefaults()
+
+
+class ConfidenceGate(Struct, frozen=True):
+    readiness_threshold: Annotated[int, does("context value `readiness_threshold`")] = 85
+    outcome_threshold: Annotated[int, does("context value `outcome_threshold`")] = 65
+
+
+class Commands(Struct, frozen=True):
+    confidence_gate: ConfidenceGate = ConfidenceGate()
+
+
+class Automation(Struct, frozen=True):
+    worktree_base: Annotated[Text | None, does("folder of worktrees, in the project; else beside the repository")] = (
+        None
+    )
+
+
+class Parallel(Struct, frozen=True):
+    worktree_copy_files: Annotated[Words, does("what is copied into a worktree, by paths in the project")] = (
+        ".env",
+        ".claude/settings.local.json",
+        ".ll/ll.local.md",
+    )
+
+
+class Cli(Struct, frozen=True):
+    color: Annotated[bool, does("colour on terminals")] = True
+
+
+class Settings(Struct, frozen=True):
+    """The values of all keys that have an effect."""
+
+    loops: Loops = Loops()
+    commands: Commands = Commands()
+    automation: Automation = Automation()
+    parallel: Parallel = Parallel()
+    cli: Cli = Cli()
+
+
+class KeyInfo(Struct, frozen=True):
+    """One key: its dotted name, its type for `msgspec.convert`, its default, its effect, and whether it works yet."""
+
+    name: str
+    type: Any
+    default: Any
+    effect: str
+    works: bool = True
+
+
+def keys_of(section: type[Struct] = Settings, prefix: str = "") -> Iterator[KeyInfo]:
+    """Every key of a section and of those below it, in their order."""
+    for field in msgspec.structs.fields(section):
+        name = f"{prefix}{field.name}"
+        if isinstance(field.default, Struct):
+            yield from keys_of(type(field.default), f"{name}.")
+        else:
+            described = (part.description for part in get_args(field.type) if isinstance(part, Meta))
+            yield KeyInfo(name, field.type, field.default, next(filter(None, described), ""))
+
+
+def filled(section: Section, values: Mapping[str, Any], prefix: str = "") -> Section:
+    """The section with the values given by dotted names."""
+    found: dict[str, Any] = {}
+    for name in section.__struct_fields__:
+        default = getattr(section, name)
+        if isinstance(default, Struct):
+            found[name] = filled(default, values, f"{prefix}{name}.")
+        elif prefix + name in values:
+            found[name] = values[prefix + name]
+    return msgspec.structs.replace(section, **found)

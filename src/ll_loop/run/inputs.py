@@ -1,0 +1,69 @@
+"""What a run begins with: the context that project, loop and request give it, and what is doubtful about that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from ..core.context import initial_context, missing_inputs
+from ..core.model import Loop
+from ..errors import NotFoundError, Problem
+from ..files.config import Config
+from ..files.program import read_program
+from .request import Request
+
+HANDOFF_THRESHOLD, CONTEXT_LIMIT = "LL_HANDOFF_THRESHOLD", "LL_CONTEXT_LIMIT"
+
+
+class Inputs(Struct, frozen=True):
+    """A context, and warnings about how it came about. `extras` is what sub-loops get where they lack it."""
+
+    context: dict[str, Any]
+    extras: Mapping[str, Any]
+    problems: tuple[Problem, ...]
+
+
+def inputs_of(loop: Loop, request: Request, project: Path, config: Config, run_dir: str) -> Inputs:
+    """The inputs of a run of `loop`. NotFoundError if something is missing that the loop needs."""
+    program = read_program(project, request.program_md)
+    extras = _extras(config)
+    include = config.loops.run_defaults.include
+    context = initial_context(
+        loop,
+        input=request.input,
+        program=program.values,
+        overrides=request.context or request.texts,
+        extras={"run_dir": run_dir, **({"include": include} if include else {}), **extras},
+    )
+    missing = missing_inputs(loop, context)
+    if missing:
+        raise NotFoundError("\n".join(missing))
+    return Inputs(context, extras, (*program.problems, *_without_effect(loop, request)))
+
+
+def _extras(config: Config) -> dict[str, Any]:
+    gate = config.commands.confidence_gate
+    return {"readiness_threshold": gate.readiness_threshold, "outcome_threshold": gate.outcome_threshold}
+
+
+def _without_effect(loop: Loop, request: Request) -> tuple[Problem, ...]:
+    if request.max_iterations is None or loop.maintain:
+        return ()
+    message = f"--max-iterations has no effect: {loop.name} has no `maintain`, so it makes one pass"
+    return (Problem("warning", "request", "<root>", message, hint="--max-steps limits its steps"),)
+
+
+def overrides_of(request: Request, config: Config) -> dict[str, Any]:
+    """What replaces values of the loop itself: the request's wishes, then the project's defaults."""
+    delay = config.loops.run_defaults.delay
+    return {**({"backoff": delay} if delay is not None else {}), **request.overrides()}
+
+
+def exports_of(loop: Loop, request: Request) -> dict[str, str]:
+    """The environment variables with which actions of the run learn about handoffs."""
+    threshold = request.handoff_threshold or loop.handoff_threshold
+    given = {HANDOFF_THRESHOLD: threshold, CONTEXT_LIMIT: request.context_limit}
+    return {name: str(value) for name, value in given.items() if value is not None}
