@@ -14,6 +14,7 @@ import ll_loop
 from ll_loop import api
 from ll_loop.api import Config, load_config, read_config
 from ll_loop.errors import DefinitionError
+from ll_loop.files.keycheck import KEYS
 from ll_loop.files.later import FOREIGN
 
 NOTHING: dict[str, str] = {}
@@ -242,7 +243,5 @@ def test_the_page_about_the_configuration_lists_every_key_with_its_default() -> 
 
 
 def test_every_default_is_of_its_keys_own_type() -> None:
-    from ll_loop.files.keycheck import all_keys
-
-    for info in all_keys():
+    for info in KEYS:
         assert msgspec.convert(msgspec.to_builtins(info.default), info.type) == info.default

@@ -195,10 +195,10 @@ class Setting(Struct, frozen=True):
 
 def settings(config: Config) -> list[Setting]:
     """Every key that concerns loops, those that have an effect first."""
-    from .files.keycheck import all_keys  # types and texts that no run needs
+    from .files.keycheck import KEYS  # types and texts that no run needs
 
     found = []
-    for info in all_keys():
+    for info in KEYS:
         given = config.given.get(info.name)
         value, origin = (info.default, DEFAULT) if given is None else (given.value, given.origin)
         found.append(Setting(info.name, value, origin, info.effect, info.works))
@@ -213,18 +213,19 @@ def stored_run(project: Path | str | None, wanted: str) -> StoredRun:
     return find_run(_runs_of(project), wanted)
 
 
-def _runs_of(project: Path | str | None) -> Path:
+def _runs_of(project: Path | str | None, config: Config | None = None) -> Path:
     folder = Path(project or ".").resolve()
-    return folder / load_config(folder).loops.loops_dir / "runs"
+    return folder / (config or load_config(folder)).loops.loops_dir / "runs"
 
 
-def stored_state(project: Path | str | None, run_id: str) -> dict[str, Any]:
+def stored_state(project: Path | str | None, run_id: str, *, config: Config | None = None) -> dict[str, Any]:
     """What the `state.json` of a run shows, without its context; empty for a run that never began.
 
-    It may lag behind a live run by a moment: `status` knows better where that is.
+    It may lag behind a live run by a moment: `status` knows better where that is. `config`, if it is at hand, saves
+    reading it again.
     """
     try:
-        text = (_runs_of(project) / run_id / "state.json").read_text(encoding="utf-8")
+        text = (_runs_of(project, config) / run_id / "state.json").read_text(encoding="utf-8")
         document: dict[str, Any] = json.loads(text)
     except (OSError, ValueError):
         return {}

@@ -114,8 +114,8 @@ def folded(line: str) -> list[str]:
     return textwrap.wrap(line, max(20, width - 1), subsequent_indent="  ") or [""]
 
 
-def mention(problems: Sequence[Problem], where: str, command: str = "") -> None:
-    """Tell of warnings on stderr: one in full; of more how many there are, and the command that tells them."""
+def mention(problems: Sequence[Problem], where: str = "", command: str = "") -> None:
+    """Tell of warnings on stderr. Of more than one say only how many, if there is a `command` that tells them."""
     if len(problems) > 1 and command:
         say(*folded(f"{len(problems)} warnings about {where}: see `{command}`"), fd=STDERR)
     else:

@@ -38,7 +38,8 @@ async def status(wanted: str | None, as_json: bool, project: Path | None) -> int
     where = _project(project)
     found = await api.status(where, wanted)
     if as_json:
-        documents = [{**api.stored_state(where, entry["run_id"]), **_as_state(entry)} for entry in found]
+        config = api.load_config(where)
+        documents = [{**api.stored_state(where, one["run_id"], config=config), **_as_state(one)} for one in found]
         say(text_of(documents[0] if wanted is not None else documents))
     elif wanted is not None:
         _print_one(found[0], api.stored_run(where, found[0]["run_id"]))

@@ -67,7 +67,7 @@ async def run(requests: Sequence[Request], wishes: Wishes) -> int:
         if not wishes.quiet:
             mention(session.config.problems, "the configuration", "ll-loop config")
             _mention_warnings(session.library, [request.name for request in requests])
-            mention([*dict.fromkeys(problem for handle in handles for problem in handle.problems)], "the inputs")
+            _mention_problems(handles)
             for handle, request in zip(handles, requests, strict=True):
                 _mention_typos(handle, [key for key, _ in request.texts])
         return handles
@@ -85,6 +85,11 @@ def _mention_warnings(library: api.Library, names: Iterable[str]) -> None:
         where, name = ("", doubtful[0]) if only else (f" in {len(doubtful)} loops", "NAME")
         line = f"{said}{where}: see `ll-loop validate {name}`"
         say(look_at(STDERR, os.environ).fit(line), fd=STDERR)
+
+
+def _mention_problems(handles: Sequence[RunHandle]) -> None:
+    """Say, once each, what is doubtful about what runs begin with."""
+    mention([*dict.fromkeys(problem for handle in handles for problem in handle.problems)])
 
 
 def _mention_typos(handle: RunHandle, keys: Iterable[str]) -> None:
@@ -120,6 +125,8 @@ def show_plans(requests: Sequence[Request], wishes: Wishes) -> int:
     """Print what would be run. Nothing is started, nothing is written."""
     session = api.Session(wishes.where)
     handles = [session.prepare(request) for request in requests]
+    if not wishes.quiet:
+        _mention_problems(handles)
     if wishes.as_json:
         say(text_of({"runs": [], "plans": [plan_to_json(handle) for handle in handles], "exit_code": 0}))
         return 0

@@ -84,7 +84,7 @@ def read_config(project: Path, env: Mapping[str, str] | None = None) -> Config:
     data = Map()
     for path in files:
         data = _laid_over(data, _read(path, _shown(path, project), out))
-    values = _checked(data, out)
+    values = _checked(data, out) if files else {}
     if host is not None:
         values["orchestration.host_cli"] = Value(env[host], host)
     settings = filled(Settings(), {name: value.value for name, value in values.items()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import inspect
@@ -18,9 +18,8 @@ from .settings import KeyInfo, keys_of
 Found = dict[str, tuple[Any, Mark]]
 
 
-def all_keys() -> tuple[KeyInfo, ...]:
-    """Every key that concerns loops: those with an effect first."""
-    return (*keys_of(), *LATER)
+KEYS: Final[tuple[KeyInfo, ...]] = (*keys_of(), *LATER)
+"""Every key that concerns loops: those with an effect first."""
 
 
 def check_keys(data: Map, out: Complaints) -> Found:
@@ -37,7 +36,7 @@ class _Check:
     def __init__(self, out: Complaints) -> None:
         self.found: Found = {}
         self._out = out
-        self._keys = {info.name: info for info in all_keys()}
+        self._keys = {info.name: info for info in KEYS}
         self._keys |= {old: self._keys[new] for old, new in RENAMED.items()}
         self._sections = {section for name in self._keys for section in _sections_of(name)}
 
