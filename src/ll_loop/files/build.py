@@ -216,6 +216,7 @@ def _states(block: Fields, fragments: Mapping[str, FragmentUse], executables: fr
 
 def _state(name: str, fields: Fields, use: FragmentUse | None, is_program: bool) -> m.State:
     terminal = fields.flag("terminal")
+    failure = fields.flag("failure", default=name in m.FAILURE_NAMES)
     _check_agent_keys(fields)
     return m.State(
         name=name,
@@ -223,7 +224,7 @@ def _state(name: str, fields: Fields, use: FragmentUse | None, is_program: bool)
         evaluate=_evaluate(fields),
         routes=_routes(fields),
         terminal=terminal,
-        failure=terminal and fields.flag("failure", default=name in m.FAILURE_NAMES),
+        failure=terminal and failure,
         capture=fields.name("capture"),
         append_to_messages=fields.text_or_none("append_to_messages"),
         timeout=fields.number("timeout"),

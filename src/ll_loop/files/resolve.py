@@ -155,11 +155,13 @@ class Resolver(Struct):
                 at = data.values_at["state_defs"]
                 self.out.warn(at, "load.shape", "`state_defs` is ignored: it is not a mapping", path="state_defs")
             return Map()
-        for name in found:
+        for name, value in found.items():
+            at, path = found.keys_at[name], f"state_defs.{name}"
             if name not in names:
-                at, path = found.keys_at[name], f"state_defs.{name}"
                 hint = did_you_mean(name, names)
                 self.out.warn(at, "doc.state-def-unused", f"`{name}` is not in `flow`", path=path, hint=hint)
+            elif not isinstance(value, Map):
+                self.out.warn(at, "load.shape", f"`{name}` is ignored: it is not a mapping", path=path)
         return found
 
     def expanded(self, data: Map, path: Path) -> tuple[Map, dict[str, FragmentUse]]:
