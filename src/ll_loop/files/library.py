@@ -126,6 +126,25 @@ class Library:
                     found.setdefault(entry.name, entry)
         return sorted(found.values(), key=lambda entry: (entry.built_in, entry.name))
 
+    # --- for those who write loops -----------------------------------------------------------------------
+
+    def document(self, name: str) -> Document:
+        """The file that `name` means as far as it can be resolved, with the place of every value. NotFoundError."""
+        path, looks = self.resolve(name), _Looks(self)
+        return load_document(path, self._show(path), looks, self._read(path, looks.look(path))[1])
+
+    def find(self, name: str, beside: Path) -> Path | None:
+        """The loop file that `name` means in a file of the folder `beside`, if there is one."""
+        return _Looks(self).find(name, beside)
+
+    def find_import(self, name: str, beside: Path) -> Path | None:
+        """The fragment library that `name` means in a file of the folder `beside`, if there is one."""
+        return _Looks(self).find_import(name, beside)
+
+    def files(self, *, built_in: bool = False) -> Iterator[Path]:
+        """Every YAML file of the project's loops (drafts included), or of the built-in ones; loops or not."""
+        return _loop_files(self.bundled if built_in else self.loops)
+
     # --- reading -----------------------------------------------------------------------------------------
 
     def _show(self, path: Path) -> str:

@@ -383,7 +383,7 @@ class _Reader:
         text: str = event.value
         tag = event.tag
         if tag is None or tag == "!":
-            tag = _implied(text) if event.implicit[0] else _STR
+            tag = implied_tag(text) if event.implicit[0] else _STR
         if tag == _STR:
             return _Anchored(text, 1, None)
         construct = self._construct.get(tag)
@@ -419,10 +419,15 @@ class _Reader:
         return _unreadable(mark, f"not YAML: {message}", _syntax_hint(line, mark.column))
 
 
-def _implied(text: str) -> str:
+def implied_tag(text: str) -> str:
     """The tag that a plain scalar has by its looks."""
     kinds = _Loader.yaml_implicit_resolvers.get(text[:1], ())
     return next((tag for tag, pattern in kinds if pattern.match(text)), _STR)
+
+
+def is_plain_text(text: str) -> bool:
+    """Whether a word without signs of its own, written bare, is text and not a number, a boolean or a date."""
+    return bool(text) and implied_tag(text) == _STR
 
 
 _SWITCH_WORDS = frozenset({"yes", "no", "on", "off"})
