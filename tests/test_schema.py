@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from loops_gen import family
 from msgspec.structs import asdict
 
 from ll_loop.check import Subject, check, excuses
@@ -27,24 +26,73 @@ from ll_loop.files.shapes import EVALUATE as EVALUATE_SHAPES
 from ll_loop.files.shapes import EVALUATORS
 from ll_loop.files.shapes import STATE as STATE_SHAPES
 from ll_loop.files.shapes import TOP as TOP_SHAPES
+from loops_gen import family
 
 EXAMPLES = Path(__file__).parents[2] / "shared" / "spec" / "examples"
 
 OF_SHAPE = frozenset(
-    """
-    load.shape load.not-boolean load.not-mapping load.missing-required load.states-shape load.number-coercion
-    load.from-type load.flow-type load.flow-empty load.flow-entry-type load.flow-ternary
-    doc.unknown-key state.unknown-key eval.unknown-key doc.visibility state.action-type state.on-resume
-    eval.type-unknown eval.required-field eval.operator eval.direction eval.tolerance eval.min-confidence
-    eval.max-stall eval.epsilon eval.max-repeat params.type params.enum-values targets.file-extension
-    doc.max-steps doc.max-iterations doc.max-edge-revisits doc.backoff doc.timeout doc.default-timeout
-    doc.default-idle-timeout llm.max-tokens llm.timeout llm.model-hint-value circuit.window circuit.recurrent-window
-    host-guard.pct-range host-guard.cooldown host-guard.on-pressure host-guard.budget-negative host-guard.on-budget
-    prompt-size.warn-chars state.model-hint-value state.append-needs-interpolation state.scopes-unknown
-    state.max-retries-range state.retryable-value state.rate-limit-retries-range state.rate-limit-backoff-range
-    state.rate-limit-max-wait-range state.rate-limit-ladder-empty state.rate-limit-ladder-value state.throttle-value
-    state.cost-negative state.timeout
-    """.split()
+    [
+        "load.shape",
+        "load.not-boolean",
+        "load.not-mapping",
+        "load.missing-required",
+        "load.states-shape",
+        "load.number-coercion",
+        "load.from-type",
+        "load.flow-type",
+        "load.flow-empty",
+        "load.flow-entry-type",
+        "load.flow-ternary",
+        "doc.unknown-key",
+        "state.unknown-key",
+        "eval.unknown-key",
+        "doc.visibility",
+        "state.action-type",
+        "state.on-resume",
+        "eval.type-unknown",
+        "eval.required-field",
+        "eval.operator",
+        "eval.direction",
+        "eval.tolerance",
+        "eval.min-confidence",
+        "eval.max-stall",
+        "eval.epsilon",
+        "eval.max-repeat",
+        "params.type",
+        "params.enum-values",
+        "targets.file-extension",
+        "doc.max-steps",
+        "doc.max-iterations",
+        "doc.max-edge-revisits",
+        "doc.backoff",
+        "doc.timeout",
+        "doc.default-timeout",
+        "doc.default-idle-timeout",
+        "llm.max-tokens",
+        "llm.timeout",
+        "llm.model-hint-value",
+        "circuit.window",
+        "circuit.recurrent-window",
+        "host-guard.pct-range",
+        "host-guard.cooldown",
+        "host-guard.on-pressure",
+        "host-guard.budget-negative",
+        "host-guard.on-budget",
+        "prompt-size.warn-chars",
+        "state.model-hint-value",
+        "state.append-needs-interpolation",
+        "state.scopes-unknown",
+        "state.max-retries-range",
+        "state.retryable-value",
+        "state.rate-limit-retries-range",
+        "state.rate-limit-backoff-range",
+        "state.rate-limit-max-wait-range",
+        "state.rate-limit-ladder-empty",
+        "state.rate-limit-ladder-value",
+        "state.throttle-value",
+        "state.cost-negative",
+        "state.timeout",
+    ]
 )
 """The rules that look at one value and nothing else; the schema stands for them."""
 

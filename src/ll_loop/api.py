@@ -21,7 +21,7 @@ from contextlib import asynccontextmanager
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
@@ -33,7 +33,7 @@ from .core.frame import Run
 from .core.machine import with_overrides
 from .core.replay import INPUTS
 from .core.simulate import Perform, walk
-from .errors import NotFoundError
+from .errors import NotFoundError, RefusedError
 from .files.config import DEFAULT, Config, load_config, read_config
 from .files.library import Entry, Library
 from .files.places import find_project
@@ -45,6 +45,12 @@ from .run.probes import load_loop
 from .run.recovery import StoredRun, find_run, resumable_runs, run_ids, stored_runs
 from .run.request import Request, RunResult
 from .run.session import Session
+from .run.trial import Trial, Tried
+
+if TYPE_CHECKING:
+    from .files.authoring import Created, Installed
+    from .files.fragments import FragmentLibrary
+    from .files.renaming import Renaming
 
 __all__ = [
     "Config",
@@ -57,16 +63,24 @@ __all__ = [
     "Session",
     "Setting",
     "StoredRun",
+    "Trial",
+    "Tried",
     "approve",
+    "create",
     "expand",
     "find_project",
     "find_run",
+    "fragments",
     "history",
+    "install",
     "is_public",
     "load_config",
     "read_config",
+    "rename",
+    "resolved",
     "resume",
     "run_many",
+    "schema",
     "settings",
     "signals",
     "simulate",
@@ -74,6 +88,8 @@ __all__ = [
     "stop",
     "stored_run",
     "stored_state",
+    "templates",
+    "write_schema",
 ]
 
 _BOOKKEEPING = INPUTS | {"run_created", "run_claimed", "action_spawned"}
@@ -302,3 +318,89 @@ async def _obey(session: Session, *, task_status: anyio.abc.TaskStatus[None]) ->
         task_status.started()
         async for number in received:
             session.shut_down(int(number))
+
+
+# --- writing loops -----------------------------------------------------------------------------------------
+# What only authors need is imported when it is needed: a run must not wait for it.
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of loop files, as a document."""
+    from . import __version__
+    from .files.schema import schema
+
+    return schema(__version__)
+
+
+def write_schema(library: Library) -> Path:
+    """Write the schema where the first line of new loops looks for it; its path. CannotCreateError."""
+    from .files import authoring
+
+    return authoring.write_schema(library)
+
+
+def templates() -> list[str]:
+    """What `create` can start from, besides loops."""
+    from .files import starters
+
+    return starters.names()
+
+
+def create(library: Library, name: str, start: str = "check-fix") -> Created:
+    """Write a new loop of the project that begins with a template or inherits from another loop.
+
+    Raises UsageError (a name that can't be), CannotCreateError (there is such a loop), NotFoundError (no such start),
+    DefinitionError (the loop to start from is wrong).
+    """
+    from .files import authoring
+
+    return authoring.create(library, name, start)
+
+
+def install(library: Library, name: str) -> Installed:
+    """Copy a built-in loop into the project, with the built-in files that it uses.
+
+    Raises NotFoundError, and CannotCreateError if the project has a loop of that name.
+    """
+    from .files import authoring
+
+    return authoring.install(library, name)
+
+
+def rename(library: Library, old: str, new: str, *, dry_run: bool = False) -> Renaming:
+    """Give a loop of the project another name, in its file and wherever other files of the project name it.
+
+    With `dry_run` nothing is written. Raises NotFoundError, UsageError, CannotCreateError (there is a loop of the new
+    name), RefusedError (a run would miss the old name), StorageError.
+    """
+    from .files import renaming
+
+    plan = renaming.plan(library, old, new)
+    runs = library.loops / "runs"
+    alive = [run for run in stored_runs(runs, run_ids(runs)) if run.is_alive]
+    using = [run.run_id for run in alive if Path(run.created["path"]) in plan.affected]
+    if using:
+        raise RefusedError(f"`{old}` is in use by {', '.join(using)}", hint="wait for it, or `ll-loop stop` it")
+    if not dry_run:
+        renaming.apply(plan)
+    return plan
+
+
+def fragments(library: Library, name: str | None = None) -> list[FragmentLibrary]:
+    """The fragment libraries in reach, or the one that `name` means. NotFoundError, DefinitionError."""
+    from .files import fragments
+
+    return fragments.fragment_libraries(library) if name is None else [fragments.fragment_library(library, name)]
+
+
+def resolved(library: Library, name: str) -> tuple[dict[str, Any], str]:
+    """A loop with all that it takes from other places written out: as a document, and as YAML with the places.
+
+    Raises NotFoundError, DefinitionError.
+    """
+    from .files import resolved
+    from .files.nodes import plain
+
+    library.load(name)
+    document = library.document(name)
+    return plain(resolved.resolved(document)), resolved.resolved_text(document)

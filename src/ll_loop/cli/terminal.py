@@ -9,10 +9,13 @@ import os
 import re
 import select
 import stat
-import unicodedata
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
+
+from ..core.cells import cells as cells
+from ..core.cells import cut as cut
+from ..core.cells import pad as pad
 
 STDOUT, STDERR = 1, 2
 PATIENCE = 256 * 1024
@@ -166,38 +169,6 @@ def _is_utf8(env: Mapping[str, str]) -> bool:
 def clean(text: str) -> str:
     """A text from elsewhere as one harmless line: no escape sequences, no control characters."""
     return _CONTROLS.sub(" ", _ESCAPES.sub("", text)).strip()
-
-
-def cells(text: str) -> int:
-    """How many columns a text takes."""
-    if text.isascii():
-        return len(text)
-    return sum(_cells_of(character) for character in text)
-
-
-def _cells_of(character: str) -> int:
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def cut(text: str, width: int, mark: str = "…") -> str:
-    """A text in at most `width` columns; `mark` shows that some of it is missing."""
-    if cells(text) <= width:
-        return text
-    room = width - cells(mark)
-    kept = []
-    for character in text:
-        room -= _cells_of(character)
-        if room < 0:
-            break
-        kept.append(character)
-    return "".join(kept).rstrip() + mark if width >= cells(mark) else ""
-
-
-def pad(text: str, width: int) -> str:
-    """A text filled up with blanks to `width` columns."""
-    return text + " " * (width - cells(text))
 
 
 def columns(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), gap: int = 2) -> list[str]:

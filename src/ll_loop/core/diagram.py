@@ -64,7 +64,7 @@ def _arrows(state: State, ids: Mapping[str, str]) -> Iterator[str]:
     """The arrows of a state; labels that lead to the same target share one."""
     labels: dict[str, list[str]] = {}
     for label, target in edges(state):
-        labels.setdefault(state.name if target == CURRENT else target, []).append(_words(label))
+        labels.setdefault(state.name if target == CURRENT else target, []).append(label_words(label))
     for target, words in labels.items():
         if target in ids:
             yield f"    {ids[state.name]} --> {ids[target]}: {_label(' / '.join(words))}"
@@ -72,7 +72,8 @@ def _arrows(state: State, ids: Mapping[str, str]) -> Iterator[str]:
             yield f"    note right of {ids[state.name]}: {_label(' / '.join(words))} to {_label(target)}"
 
 
-def _words(label: str) -> str:
+def label_words(label: str) -> str:
+    """The label of an edge for people."""
     return {"_": "otherwise", "_error": "error"}.get(label, label)
 
 

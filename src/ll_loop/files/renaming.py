@@ -189,5 +189,3 @@ def _affected(files: list[_File], source: Path) -> frozenset[Path]:
         if not more:
             return frozenset(above)
         above |= more
-
-

@@ -130,4 +130,3 @@ def _plain(value: Any) -> Any:
 def _item(items: Seq, index: int, item: Any) -> Any:
     written = items.written.get(index)
     return _Written(written) if written is not None and item is not None else _plain(item)
-

@@ -57,7 +57,7 @@ def _known(keys: Iterable[str], shapes: Mapping[str, Shape]) -> dict[str, Shape]
     known = frozenset(keys)
     return {
         **{key: shape for key, shape in shapes.items() if key in known},
-        **{key: ANY for key in sorted(known - shapes.keys())},
+        **dict.fromkeys(sorted(known - shapes.keys()), ANY),
     }
 
 
@@ -116,7 +116,7 @@ def _whole() -> Shape:
 def _complete() -> Shape:
     """What a state must have that gets nothing from a fragment."""
     needs = [
-        {"if": _typed(kind), "then": {"required": list(keys), "properties": {key: _GIVEN for key in keys}}}
+        {"if": _typed(kind), "then": {"required": list(keys), "properties": dict.fromkeys(keys, _GIVEN)}}
         for kind, keys in EVALUATOR_NEEDS.items()
         if keys
     ]

@@ -259,7 +259,9 @@ STATE: Final[dict[str, Shape]] = {
         {"type": ["array", "null"], "items": {"type": "integer", "minimum": 1}},
         "Failures with other codes are not retried; needs `on_error`.",
     ),
-    "max_rate_limit_retries": about({**NUMBER, "minimum": 1}, "Short waits for a provider's limit.", **_RATE["retries"]),
+    "max_rate_limit_retries": about(
+        {**NUMBER, "minimum": 1}, "Short waits for a provider's limit.", **_RATE["retries"]
+    ),
     "rate_limit_backoff_base_seconds": about({**NUMBER, "minimum": 1}, "The first short wait.", **_RATE["base"]),
     "rate_limit_max_wait_seconds": about({**NUMBER, "minimum": 1}, "Seconds of waiting in all.", **_RATE["max_wait"]),
     "rate_limit_long_wait_ladder": about(

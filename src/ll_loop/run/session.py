@@ -229,7 +229,7 @@ class Session:
         """Everything about a start that can be found wrong before anything happens: raises, or gives a handle."""
         _check_numbers(request)
         overrides = overrides_of(request, self.config)
-        loop = machine.with_overrides(self.library.load(request.name).loop, overrides)
+        loop = self._loop_of(request, overrides)
         handle = RunHandle(self.runs, self.bus, new_run_id(loop.name), loop, request, self._prepared)
         self._prepared += 1
         inputs = inputs_of(loop, request, self.project, self.config, f"{handle.artifacts}/")
@@ -238,6 +238,9 @@ class Session:
         if not request.worktree:
             handle.paths = self._paths(loop, inputs.context, self.project)
         return handle
+
+    def _loop_of(self, request: Request, overrides: Mapping[str, Any]) -> Loop:
+        return machine.with_overrides(self.library.load(request.name).loop, overrides)
 
     def _env_of(self, handle: RunHandle) -> dict[str, str]:
         above = " ".join((*self._above, handle.run_id))
