@@ -59,7 +59,7 @@ def _reaches(lines: list[str], loop: Loop) -> bool:
     for name in loop.states:
         (x, y) = _title_of(name, lines)
         tops[name] = (x, y - 1)
-        bottoms[name] = y + next(n for n in range(1, 20) if lines[y + n][x - 2] in "└")
+        bottoms[name] = y + next(n for n in range(1, 20) if lines[y + n][x - 2] == "└")
     for state in loop.states.values():
         wanted: dict[str, None] = {}
         for _, target in edges(state):

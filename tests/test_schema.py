@@ -30,70 +30,21 @@ from loops_gen import family
 
 EXAMPLES = Path(__file__).parents[2] / "shared" / "spec" / "examples"
 
-OF_SHAPE = frozenset(
-    [
-        "load.shape",
-        "load.not-boolean",
-        "load.not-mapping",
-        "load.missing-required",
-        "load.states-shape",
-        "load.number-coercion",
-        "load.from-type",
-        "load.flow-type",
-        "load.flow-empty",
-        "load.flow-entry-type",
-        "load.flow-ternary",
-        "doc.unknown-key",
-        "state.unknown-key",
-        "eval.unknown-key",
-        "doc.visibility",
-        "state.action-type",
-        "state.on-resume",
-        "eval.type-unknown",
-        "eval.required-field",
-        "eval.operator",
-        "eval.direction",
-        "eval.tolerance",
-        "eval.min-confidence",
-        "eval.max-stall",
-        "eval.epsilon",
-        "eval.max-repeat",
-        "params.type",
-        "params.enum-values",
-        "targets.file-extension",
-        "doc.max-steps",
-        "doc.max-iterations",
-        "doc.max-edge-revisits",
-        "doc.backoff",
-        "doc.timeout",
-        "doc.default-timeout",
-        "doc.default-idle-timeout",
-        "llm.max-tokens",
-        "llm.timeout",
-        "llm.model-hint-value",
-        "circuit.window",
-        "circuit.recurrent-window",
-        "host-guard.pct-range",
-        "host-guard.cooldown",
-        "host-guard.on-pressure",
-        "host-guard.budget-negative",
-        "host-guard.on-budget",
-        "prompt-size.warn-chars",
-        "state.model-hint-value",
-        "state.append-needs-interpolation",
-        "state.scopes-unknown",
-        "state.max-retries-range",
-        "state.retryable-value",
-        "state.rate-limit-retries-range",
-        "state.rate-limit-backoff-range",
-        "state.rate-limit-max-wait-range",
-        "state.rate-limit-ladder-empty",
-        "state.rate-limit-ladder-value",
-        "state.throttle-value",
-        "state.cost-negative",
-        "state.timeout",
-    ]
-)
+_OF_SHAPE = """
+    load.shape load.not-boolean load.not-mapping load.missing-required load.states-shape load.number-coercion
+    load.from-type load.flow-type load.flow-empty load.flow-entry-type load.flow-ternary
+    doc.unknown-key state.unknown-key eval.unknown-key doc.visibility state.action-type state.on-resume
+    eval.type-unknown eval.required-field eval.operator eval.direction eval.tolerance eval.min-confidence
+    eval.max-stall eval.epsilon eval.max-repeat params.type params.enum-values targets.file-extension
+    doc.max-steps doc.max-iterations doc.max-edge-revisits doc.backoff doc.timeout doc.default-timeout
+    doc.default-idle-timeout llm.max-tokens llm.timeout llm.model-hint-value circuit.window circuit.recurrent-window
+    host-guard.pct-range host-guard.cooldown host-guard.on-pressure host-guard.budget-negative host-guard.on-budget
+    prompt-size.warn-chars state.model-hint-value state.append-needs-interpolation state.scopes-unknown
+    state.max-retries-range state.retryable-value state.rate-limit-retries-range state.rate-limit-backoff-range
+    state.rate-limit-max-wait-range state.rate-limit-ladder-empty state.rate-limit-ladder-value state.throttle-value
+    state.cost-negative state.timeout
+"""
+OF_SHAPE = frozenset(_OF_SHAPE.split())
 """The rules that look at one value and nothing else; the schema stands for them."""
 
 
@@ -200,7 +151,7 @@ def test_the_schema_takes_an_example_if_the_loader_does(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(bundled_loops().rglob("*.yaml")), ids=lambda path: path.name)
 def test_the_schema_takes_every_built_in_file(path: Path) -> None:
-    value = plain(parse(path.read_bytes(), path.name).value)
+    value: dict[str, Any] = plain(parse(path.read_bytes(), path.name).value)
     if "fragments" in value and "states" not in value:
         value = {"name": "library", "initial": "a", "states": {}, **value}
     assert [fault.message for fault in _validator().iter_errors(value)] == []
@@ -215,6 +166,7 @@ SPECS: tuple[Any, ...] = (
     {"a": None}, {"a": []}, {"a": {"type": "string"}}, {"a": {"type": "date"}}, {"a": {"type": "enum"}},
     {"a": {"type": "enum", "values": [1]}}, {"a": {"type": "string", "required": "no", "description": 1}},
 )  # fmt: skip
+BREAKER = ("window", "recurrent_window", "on_repeated_failure", "progress_paths")
 WORDS: Mapping[str, tuple[Any, ...]] = {
     "max_steps": (False, 2, 2.5, "5"),
     "parameters": SPECS,
@@ -227,8 +179,10 @@ WORDS: Mapping[str, tuple[Any, ...]] = {
     "model_hint": ("coding", "speedy"),
     "operator": ("ge", ">="),
     "direction": ("maximize", "sideways"),
-    "circuit": tuple({"repeated_failure": {key: value}} for key in ("window", "recurrent_window", "on_repeated_failure",
-                     "progress_paths") for value in (None, 0, 1, 2, "a", [1], {})) + ({"repeated_failure": []},),
+    "circuit": (
+        {"repeated_failure": []},
+        *({"repeated_failure": {key: value}} for key in BREAKER for value in (None, 0, 1, 2, "a", [1], {})),
+    ),
     "throttle": ({"warn_max": 0}, {"warn_max": 2}, {"hard_max": "a"}, {"normal_max": None}),
     "cost_ceiling": ({"cost_warn_at": "a"}, {"cost_warn_at": -1}, {"cost_warn_at": 1}, {"other": -1}, {"other": "a"}),
     "llm": ({"max_tokens": 0}, {"max_tokens": "a"}, {"timeout": 1}, {"model_hint": "speedy"}),
@@ -317,7 +271,7 @@ def test_both_miss_what_is_not_there(key: str) -> None:
     assert not _validator().is_valid(document)
 
 
-@pytest.mark.parametrize("value", (*VALUES, "x?y", "x?y:z", "?:", "x?:z", {"a": None}, {"a": []}), ids=repr)
+@pytest.mark.parametrize("value", [*VALUES, "x?y", "x?y:z", "?:", "x?:z", {"a": None}, {"a": []}], ids=repr)
 def test_both_say_the_same_of_a_state_and_of_an_item_of_flow(value: Any) -> None:
     assert _disagreement(_with(BASE, "states", "a", value=value)) == ""
     flowing = {key: kept for key, kept in BASE.items() if key != "states"}

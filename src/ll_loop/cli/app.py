@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import asyncclick as click
 
 from .. import __version__
-from . import commands
+from . import authoring, commands
 
 HELP = """Run agent loops: finite state machines in YAML whose states are shell commands or prompts.
 
@@ -48,6 +48,12 @@ COMMANDS: Sequence[click.Command] = (
     commands.show,
     commands.simulate,
     commands.config,
+    authoring.new,
+    authoring.test,
+    authoring.install,
+    authoring.rename,
+    authoring.fragments,
+    authoring.schema,
     commands.fake_host,
 )
 for _command in COMMANDS:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .app import app
 
-WAITING = frozenset({"run", "run-many", "resume", "stop", "status", "approve"})
+WAITING = frozenset({"run", "run-many", "resume", "stop", "status", "approve", "test"})
 BACKENDS = ("asyncio", "trio")
 
 

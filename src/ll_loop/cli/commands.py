@@ -195,14 +195,16 @@ async def config(show_origin: bool, as_json: bool, project: Path | None) -> int:
 
 @click.command()
 @click.argument("name")
-@click.option("--mermaid", is_flag=True, help="Print a Mermaid state diagram.")
+@click.option("--diagram", "form", flag_value="diagram", help="Draw it; no wider than the terminal.")
+@click.option("--mermaid", "form", flag_value="mermaid", help="Print a Mermaid state diagram.")
+@click.option("--resolved", "form", flag_value="resolved", help="Print it as YAML with all that it takes from others.")
 @options.as_json
 @options.project
-async def show(name: str, mermaid: bool, as_json: bool, project: Path | None) -> int:
+async def show(name: str, form: str | None, as_json: bool, project: Path | None) -> int:
     """Show what a loop is made of."""
     from . import look
 
-    return look.show(name, mermaid, as_json, project)
+    return look.show(name, form, as_json, project)
 
 
 @click.command(

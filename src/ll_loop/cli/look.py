@@ -14,27 +14,29 @@ from ..api import Entry, Library
 from ..core import diagram
 from ..core.model import Loop
 from ..core.simulate import Ask, Play, Scenario
-from ..errors import NotFoundError, Problem
+from ..errors import NotFoundError, Problem, UsageError
 from .complaints import mention, problem_lines
 from .forms import entry_to_json, report_to_json, text_of
 from .options import Texts
 from .plan import loop_lines, loop_to_json
-from .terminal import STDERR, STDOUT, cells, clean, look_at, pad, say
+from .terminal import ASCII, STDERR, STDOUT, cells, clean, look_at, pad, say
 from .walking import Walk, asked
 from .words import plural
 
 WRONG, MISSING = 65, 66
+UNBOUNDED = 101
+"""How wide a drawing may be where nobody says."""
 
 
-def _library(project: Path | None) -> Library:
-
+def library_of(project: Path | None) -> Library:
+    """The loops of the project that is meant."""
     return api.Library(project or api.find_project(Path.cwd()))
 
 
 def validate(names: tuple[str, ...], as_json: bool, project: Path | None) -> int:
     """Check loops and print everything that is wrong with them; the exit code tells whether any is."""
 
-    library = _library(project)
+    library = library_of(project)
     mention(api.load_config(library.project).problems, "the configuration", "ll-loop config")
     checked = [(name, *_check(library, name)) for name in api.expand(library, names)]
     if as_json:
@@ -97,7 +99,7 @@ class Wanted(Struct, frozen=True):
 
 def list_loops(wanted: Wanted, as_json: bool, project: Path | None) -> int:
     """Print the catalogue."""
-    library = _library(project)
+    library = library_of(project)
     found = [entry for entry in library.list() if wanted.fits(entry)]
     if as_json:
         say(text_of([entry_to_json(entry, _shown(entry, library)) for entry in found]))
@@ -110,8 +112,12 @@ def list_loops(wanted: Wanted, as_json: bool, project: Path | None) -> int:
 
 
 def _shown(entry: Entry, library: Library) -> str:
-    inside = entry.path.is_relative_to(library.project) and not entry.built_in
-    return str(entry.path.relative_to(library.project)) if inside else str(entry.path)
+    return str(entry.path) if entry.built_in else shown_path(entry.path, library)
+
+
+def shown_path(path: Path, library: Library) -> str:
+    """A path as people know it: from the project on."""
+    return str(path.relative_to(library.project)) if path.is_relative_to(library.project) else str(path)
 
 
 def _catalogue(entries: Sequence[Entry], *, colour: bool) -> Iterator[str]:
@@ -132,16 +138,26 @@ def _catalogue(entries: Sequence[Entry], *, colour: bool) -> Iterator[str]:
 # --- show --------------------------------------------------------------------------------------------------
 
 
-def show(name: str, mermaid: bool, as_json: bool, project: Path | None) -> int:
-    """Print what a loop is made of."""
+def show(name: str, form: str | None, as_json: bool, project: Path | None) -> int:
+    """Print what a loop is made of: as text, or in one of the forms `diagram`, `mermaid` and `resolved`."""
 
-    loop = _library(project).load(name).loop
-    if mermaid:
+    library = library_of(project)
+    if as_json and form in ("diagram", "mermaid"):
+        raise UsageError(f"`--{form}` has no JSON form")
+    if form == "resolved":
+        document, text = api.resolved(library, name)
+        say(text_of(document) if as_json else text.rstrip("\n"))
+        return 0
+    loop, look = library.load(name).loop, look_at(STDOUT, os.environ)
+    if form == "mermaid":
         say(diagram.mermaid(loop).rstrip())
+    elif form == "diagram":
+        from ..core import drawing  # only here
+
+        say(*drawing.draw(loop, (look.width or UNBOUNDED) - 1, plain=look.glyphs == ASCII))
     elif as_json:
         say(text_of(loop_to_json(loop)))
     else:
-        look = look_at(STDOUT, os.environ)
         for line in loop_lines(loop):
             say(look.fit(line))
     return 0
@@ -164,8 +180,8 @@ def simulate(
     )  # fmt: skip
     walk = Walk(name, "interactive" if asks else scenario or "all-pass", look_at(STDOUT, os.environ))
     if as_json:
-        say(walk.document(api.simulate(_library(project), request, perform)))
+        say(walk.document(api.simulate(library_of(project), request, perform)))
         return 0
-    for line in walk.lines(api.simulate(_library(project), request, perform)):
+    for line in walk.lines(api.simulate(library_of(project), request, perform)):
         say(line)
     return 0

@@ -59,6 +59,12 @@ program_md = click.option(
 )  # fmt: skip
 jobs = click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Run at most N at a time.")
 
+backend = click.option(
+    "--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True,
+    expose_value=False,  # `__main__` has read it: the loop of events runs already
+    help="What to run on.",
+)  # fmt: skip
+
 display = together(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document about the results at the end."),
     click.option("--events", is_flag=True, help="Print what happens as it happens, as JSON lines."),
@@ -71,11 +77,7 @@ display = together(
         "--grace", type=click.FloatRange(min=0), default=5.0, show_default=True, metavar="SECONDS",
         help="How long actions have to end when the run is stopped.",
     ),
-    click.option(
-        "--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True,
-        expose_value=False,  # `__main__` has read it: the loop of events runs already
-        help="What to run on.",
-    ),
+    backend,
 )  # fmt: skip
 
 start = together(

@@ -43,8 +43,10 @@ def links_of(text: str) -> list[Link]:
 
 def _links(root: yaml.Node | None, text: str) -> Iterator[Link]:
     for key, value in _pairs(root):
-        if key == "name" or key == "from":
-            yield from _link(key, value, text)
+        if key == "name":
+            yield from _link("name", value, text)
+        elif key == "from":
+            yield from _link("from", value, text)
         elif key == "import" and isinstance(value, yaml.SequenceNode):
             for item in value.value:
                 yield from _link("import", item, text)

@@ -1,4 +1,4 @@
-"""Gives a loop of the project another name, in its file and wherever other files name it; all else stays byte for byte."""
+"""Gives a loop another name, in its file and wherever files of the project name it; all else stays byte for byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JSON Schema of loop files, for editors: made from the keys that the loader knows and the shapes of `files.shapes`.
+"""The JSON Schema of loop files, for editors: made from the keys that the loader knows and from `files.shapes`.
 
 It takes what the loader takes without a word about types, words, ranges and unknown keys, and nothing else. What needs
 more than one look at one value (targets, templates, other files) is for `validate`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -48,7 +49,7 @@ class Tried(Struct, frozen=True):
     def ok(self) -> bool:
         """Whether it ran, was judged as anything but an error, and leads somewhere."""
         failed = self.verdict == "error" if self.verdict else bool(self.exit_code)
-        return bool(self.target) and not failed
+        return bool(self.target) and not failed and not self.error
 
 
 class Trial(Session):
@@ -59,7 +60,7 @@ class Trial(Session):
 
     async def __aenter__(self) -> Trial:
         self._scratch = tempfile.TemporaryDirectory(prefix="ll-loop-test-")
-        self.runs = Path(self._scratch.name).resolve()
+        self.runs = Path(os.path.realpath(self._scratch.name))
         return await super().__aenter__()
 
     async def __aexit__(

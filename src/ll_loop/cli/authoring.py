@@ -1,0 +1,94 @@
+"""The commands for those who write loops, as the command line knows them; what they do is in `author` and `trying`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import asyncclick as click
+
+from . import options
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--from", "start", metavar="TEMPLATE|LOOP", default="check-fix", show_default=True,
+    help="What to begin with: check-fix, measure, parent, steps, or a loop to inherit from.",
+)  # fmt: skip
+@options.as_json
+@options.project
+async def new(name: str, start: str, as_json: bool, project: Path | None) -> int:
+    """Write a small loop .loops/NAME.yaml to begin with. Nothing is ever written over."""
+    from . import author
+
+    return author.new(name, start, as_json, project)
+
+
+@click.command()
+@click.argument("name")
+@click.argument("state")
+@click.argument("input", required=False)
+@options.context
+@click.option(
+    "--captured", type=options.KeyValue(), multiple=True, metavar="NAME=TEXT",
+    help="What an earlier state printed and kept under NAME. May be given again.",
+)  # fmt: skip
+@click.option("--prev", metavar="TEXT", help="What the state before printed.")
+@click.option("--no-lock", is_flag=True, help="Take no scope.")
+@options.as_json
+@options.backend
+@options.project
+async def test(name: str, state: str, input: str | None, **given: Any) -> int:  # noqa: A002
+    """Run one STATE of a loop once, for real: what does it do, and where would it lead?
+
+    It takes the loop's scope, and leaves no run behind.
+    """
+    from . import trying
+
+    return await trying.test(name, state, input, **given)
+
+
+@click.command()
+@click.argument("name")
+@options.as_json
+@options.project
+async def install(name: str, as_json: bool, project: Path | None) -> int:
+    """Copy the built-in loop NAME into the project, with the built-in files that it uses."""
+    from . import author
+
+    return author.install(name, as_json, project)
+
+
+@click.command()
+@click.argument("old")
+@click.argument("new")
+@click.option("--dry-run", is_flag=True, help="Say what would be changed; change nothing.")
+@options.as_json
+@options.project
+async def rename(old: str, new: str, dry_run: bool, as_json: bool, project: Path | None) -> int:
+    """Give the loop OLD the name NEW: its file, its `name:`, and wherever loops of the project name it."""
+    from . import author
+
+    return author.rename(old, new, dry_run, as_json, project)
+
+
+@click.command()
+@click.argument("library", required=False)
+@options.as_json
+@options.project
+async def fragments(library: str | None, as_json: bool, project: Path | None) -> int:
+    """List the fragments that loops can import, or those of one LIBRARY, with their parameters."""
+    from . import author
+
+    return author.fragments(library, as_json, project)
+
+
+@click.command()
+@click.option("--write", is_flag=True, help="Write it to .loops/.schema.json, where new loops look for it.")
+@options.project
+async def schema(write: bool, project: Path | None) -> int:
+    """Print the JSON Schema of loop files, for editors."""
+    from . import author
+
+    return author.schema(write, project)
