@@ -166,6 +166,7 @@ SPECS: tuple[Any, ...] = (
     {"a": None}, {"a": []}, {"a": {"type": "string"}}, {"a": {"type": "date"}}, {"a": {"type": "enum"}},
     {"a": {"type": "enum", "values": [1]}}, {"a": {"type": "string", "required": "no", "description": 1}},
 )  # fmt: skip
+NUMBERS: tuple[Any, ...] = (None, 0, 1, 2, "a", [1], {})
 BREAKER = ("window", "recurrent_window", "on_repeated_failure", "progress_paths")
 WORDS: Mapping[str, tuple[Any, ...]] = {
     "max_steps": (False, 2, 2.5, "5"),
@@ -181,7 +182,7 @@ WORDS: Mapping[str, tuple[Any, ...]] = {
     "direction": ("maximize", "sideways"),
     "circuit": (
         {"repeated_failure": []},
-        *({"repeated_failure": {key: value}} for key in BREAKER for value in (None, 0, 1, 2, "a", [1], {})),
+        *({"repeated_failure": {key: value}} for key in BREAKER for value in NUMBERS),
     ),
     "throttle": ({"warn_max": 0}, {"warn_max": 2}, {"hard_max": "a"}, {"normal_max": None}),
     "cost_ceiling": ({"cost_warn_at": "a"}, {"cost_warn_at": -1}, {"cost_warn_at": 1}, {"other": -1}, {"other": "a"}),

@@ -48,9 +48,11 @@ from .run.session import Session
 from .run.trial import Trial, Tried
 
 if TYPE_CHECKING:
-    from .files.authoring import Created, Installed
-    from .files.fragments import FragmentLibrary
-    from .files.renaming import Renaming
+    from .files.authoring import Created as Created
+    from .files.authoring import Installed as Installed
+    from .files.fragments import FragmentLibrary as FragmentLibrary
+    from .files.renaming import Change as Change
+    from .files.renaming import Renaming as Renaming
 
 __all__ = [
     "Config",

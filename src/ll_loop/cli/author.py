@@ -14,8 +14,7 @@ from .look import library_of, shown_path
 from .terminal import STDERR, STDOUT, Look, clean, look_at, say
 
 if TYPE_CHECKING:
-    from ..files.fragments import FragmentLibrary
-    from ..files.renaming import Change, Renaming
+    from ..api import Change, FragmentLibrary, Renaming
 
 
 def new(name: str, start: str, as_json: bool, project: Path | None) -> int:

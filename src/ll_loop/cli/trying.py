@@ -13,7 +13,7 @@ from .forms import text_of
 from .look import library_of
 from .options import Texts
 from .terminal import STDERR, STDOUT, clean, look_at, say
-from .words import exit_words, seconds
+from .words import ending, exit_words, placed, seconds
 
 LINES = 20
 """Lines of output that are shown, the last ones; `--json` has all."""
@@ -54,6 +54,9 @@ def _lines(tried: Tried) -> Iterator[str]:
     if tried.verdict:
         details = ", ".join(f"{key}: {clean(str(value))}" for key, value in tried.details.items() if value is not None)
         yield f"verdict: {tried.verdict}  ({tried.evaluator}{': ' if details else ''}{details})"
+    if tried.sub_loop:
+        ended = ending(tried.sub_loop["terminated_by"])
+        yield f"sub-loop {tried.sub_loop['loop']}: {placed(ended, tried.sub_loop['final_state'])}"
     if tried.target:
         yield f"leads to: {tried.target}"
 
@@ -88,6 +91,7 @@ def _to_json(tried: Tried, code: int) -> dict[str, Any]:
         "evaluator": tried.evaluator or None,
         "verdict": tried.verdict or None,
         "details": dict(tried.details),
+        "sub_loop": dict(tried.sub_loop) or None,
         "leads_to": tried.target or None,
         "error": tried.error or None,
         "warnings": list(tried.warnings),

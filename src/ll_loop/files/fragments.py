@@ -57,7 +57,9 @@ def fragment_library(library: Library, name: str) -> FragmentLibrary:
     if not parsed.readable:
         raise DefinitionError(name, parsed.problems)
     built_in = path.is_relative_to(library.bundled)
-    return FragmentLibrary(name, path, built_in, _fragments(parsed.value))
+    folder = library.bundled if built_in else library.loops
+    shown = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else name
+    return FragmentLibrary(shown, path, built_in, _fragments(parsed.value))
 
 
 def _mapping(path: Path) -> Map | None:

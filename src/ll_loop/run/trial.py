@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +26,7 @@ _NO_DETAILS = frozenset({"event", "ts", "run_id", "loop", "depth", "seq", "crc",
 class Tried(Struct, frozen=True):
     """What one state did. `target` is empty where it leads nowhere, `verdict` where nothing was judged.
 
+    `sub_loop` is how the loop ended that it ran, if it did (`terminated_by` and `final_state` of its `loop_complete`);
     `result` is that of the little run that it was; `error` says why it could not go on.
     """
 
@@ -40,6 +40,7 @@ class Tried(Struct, frozen=True):
     evaluator: str
     verdict: str
     details: Mapping[str, Any]
+    sub_loop: Mapping[str, Any]
     target: str
     error: str
     warnings: tuple[str, ...]
@@ -49,7 +50,8 @@ class Tried(Struct, frozen=True):
     def ok(self) -> bool:
         """Whether it ran, was judged as anything but an error, and leads somewhere."""
         failed = self.verdict == "error" if self.verdict else bool(self.exit_code)
-        return bool(self.target) and not failed and not self.error
+        broken = self.sub_loop.get("terminated_by", "terminal") != "terminal"
+        return bool(self.target) and not failed and not broken and not self.error
 
 
 class Trial(Session):
@@ -59,8 +61,7 @@ class Trial(Session):
     """
 
     async def __aenter__(self) -> Trial:
-        self._scratch = tempfile.TemporaryDirectory(prefix="ll-loop-test-")
-        self.runs = Path(os.path.realpath(self._scratch.name))
+        self._make_room()
         return await super().__aenter__()
 
     async def __aexit__(
@@ -70,6 +71,10 @@ class Trial(Session):
             return await super().__aexit__(kind, error, trace)
         finally:
             self._scratch.cleanup()
+
+    def _make_room(self) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="ll-loop-test-")
+        self.runs = Path(self._scratch.name).resolve()
 
     async def attempt(
         self, request: Request, state: str, *, captured: Mapping[str, str] = EMPTY, prev: str | None = None
@@ -100,7 +105,9 @@ class Trial(Session):
 
 
 def _told(loop: str, state: str, records: list[Record], result: RunResult) -> Tried:
-    own = [record for record in _from(records, state) if not record.get("depth")]
+    records = _from(records, state)
+    own = [record for record in records if not record.get("depth")]
+    child = _last([record for record in records if record.get("depth") == 1], "loop_complete")
     ran, judged = _last(own, "action_complete"), _last(own, "evaluate")
     target = str(_last(own, "route").get("to", ""))
     error = _last(own, "action_error").get("error") or _last(own, "loop_complete").get("error") or result.error
@@ -115,6 +122,7 @@ def _told(loop: str, state: str, records: list[Record], result: RunResult) -> Tr
         evaluator=str(judged.get("type", "")),
         verdict=str(judged.get("verdict", "")),
         details={key: value for key, value in judged.items() if key not in _NO_DETAILS},
+        sub_loop={key: child[key] for key in ("loop", "terminated_by", "final_state") if key in child},
         target=state if target == again(state) else target,
         error=str(error or ""),
         warnings=tuple(record["message"] for record in own if record["event"] == "warning"),
@@ -122,7 +130,7 @@ def _told(loop: str, state: str, records: list[Record], result: RunResult) -> Tr
     )
 
 
-def _from(records: list[Record], state: str) -> Iterable[Record]:
+def _from(records: list[Record], state: str) -> list[Record]:
     """The records from where the state was entered, up to where it was left."""
     entered = [n for n, record in enumerate(records) if record["event"] == "state_enter" and record["state"] == state
                and not record.get("depth")]  # fmt: skip
