@@ -14,14 +14,18 @@ from pathlib import Path
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from msgspec.structs import replace
 
-from ll_loop.api import Library, templates
+from ll_loop.api import Library, install, resolved, templates
 from ll_loop.cli import authoring
 from ll_loop.files.authoring import SCHEMA_FILE
 from ll_loop.files.keys import TOP_LEVEL
+from ll_loop.files.library import bundled_loops
 from test_cli import Ll, ll, project
 
 __all__ = ["ll", "project"]
+
+VALID = Path(__file__).parents[2] / "shared" / "spec" / "examples" / "valid"
 
 
 def write(project: Path, name: str, text: str) -> Path:
@@ -346,6 +350,35 @@ def test_install_copies_nothing_but_built_in_loops(ll: Ll, project: Path, name: 
     assert sorted(project.rglob("*")) == before
 
 
+def test_install_brings_the_built_in_files_that_the_loop_uses(tmp_path: Path) -> None:
+    bundled = tmp_path / "bundled"
+    (bundled / "lib").mkdir(parents=True)
+    kid = "name: kid\ninitial: a\nstates: {a: {terminal: true}}\n"
+    texts = {
+        "top.yaml": "name: top\nfrom: lib/base\nimport: [lib/words.yaml]\nstates: {b: {loop: kid, on_yes: a}}\n",
+        "lib/base.yaml": "initial: b\nstates: {c: {loop: lib/deep, on_yes: a}, a: {terminal: true}}\n",
+        "lib/words.yaml": "fragments: {x: {loop: mine}}\n",
+        "lib/deep.yaml": kid,
+        "kid.yaml": kid,
+        "mine.yaml": kid,
+        "unused.yaml": kid,
+    }
+    for name, text in texts.items():
+        (bundled / name).write_text(text)
+    (tmp_path / ".loops").mkdir()
+    (tmp_path / ".loops" / "kid.yaml").write_text("mine")
+    library = Library(tmp_path, bundled=bundled)
+    done = install(library, "top")
+    assert {path.relative_to(library.loops).as_posix() for path in done.copied} == texts.keys() - {
+        "kid.yaml",
+        "unused.yaml",
+    }
+    assert done.kept == (library.loops / "kid.yaml",)
+    assert (library.loops / "kid.yaml").read_text() == "mine"
+    for path in done.copied:
+        assert path.read_text() == texts[path.relative_to(library.loops).as_posix()]
+
+
 # --- rename --------------------------------------------------------------------------------------------------
 
 REFERRING = """\
@@ -581,6 +614,21 @@ def test_a_resolved_loop_is_a_document_too(ll: Ll) -> None:
     assert "import" not in document
     assert document["context"] == {"word": "hello", "limit": 3}
     assert document["states"]["greet"]["with"] == {"what": "${context.word}"}
+
+
+@pytest.mark.parametrize("path", [*sorted(bundled_loops().glob("*.yaml")), *sorted(VALID.glob("*.yaml"))],
+                         ids=lambda path: path.stem)  # fmt: skip
+def test_resolving_a_loop_changes_nothing_that_a_run_could_see(path: Path, tmp_path: Path) -> None:
+    library = Library(path.parent, loops_dir=".")
+    before = library.check(str(path))[0]
+    if before is None:
+        pytest.skip("needs files that are not beside it")
+    other = Library(tmp_path, bundled=path.parent)
+    (tmp_path / ".loops").mkdir()
+    (tmp_path / ".loops" / "alone.yaml").write_text(resolved(library, str(path))[1])
+    after = other.load("alone").loop
+    known = {"path": before.path, "file_sha256": before.file_sha256, "fingerprint": before.fingerprint}
+    assert replace(after, **known) == before
 
 
 def test_a_wrong_loop_is_not_resolved(ll: Ll) -> None:

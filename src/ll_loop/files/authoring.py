@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
+import yaml
 from msgspec import Struct
 
 from .. import __version__
@@ -156,9 +158,11 @@ def _needs(library: Library, source: Path) -> Iterator[Path]:
 
 def _used(library: Library, path: Path) -> Iterator[Path]:
     data = path.read_bytes()[:MAX_BYTES]
-    if not parse(data, path.name).readable:
-        return
-    for link in links_of(data.decode("utf-8", "replace")):
+    try:
+        links = links_of(data.decode("utf-8")) if parse(data, path.name).readable else []
+    except (UnicodeDecodeError, yaml.YAMLError):
+        return  # what can't be read names nothing; the loop itself says so when it is checked
+    for link in links:
         find = library.find_import if link.kind == "import" else library.find
         found = find(link.text, path.parent) if link.kind != "name" else None
         if found is not None:
@@ -173,11 +177,21 @@ def _write_new(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file:
-            file.write(data)
+            _fill(file, data)
     except FileExistsError as error:
         raise CannotCreateError(f"there is a {path} already") from error
     except OSError as error:
         raise _cannot_create(path, error) from error
+
+
+def _fill(file: BinaryIO, data: bytes) -> None:
+    """Write all or leave no file."""
+    try:
+        file.write(data)
+        file.flush()
+    except OSError:
+        os.unlink(file.name)
+        raise
 
 
 def _cannot_create(path: Path, error: OSError) -> CannotCreateError:

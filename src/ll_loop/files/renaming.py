@@ -6,6 +6,7 @@ import codecs
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import yaml
 from msgspec import Struct
 
 from ..errors import CannotCreateError, NotFoundError, StorageError, UsageError
@@ -132,9 +133,10 @@ def _read(library: Library, path: Path) -> _File | None:
         return None
     try:
         text = data[len(mark) :].decode("utf-8")
-    except UnicodeDecodeError:
+        links = links_of(text)
+    except (UnicodeDecodeError, yaml.YAMLError):
         return None
-    return _File(path, mark, text, tuple((link, _meant(library, path, link)) for link in links_of(text)))
+    return _File(path, mark, text, tuple((link, _meant(library, path, link)) for link in links))
 
 
 def _meant(library: Library, path: Path, link: Link) -> Path | None:
