@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ..files.keys import ACTION_TYPES, MODEL_HINTS, ON_RESUME, PROMPT_TYPES, did_you_mean
+from ..files.keys import ACTION_TYPES, MODEL_HINTS, ON_RESUME, did_you_mean
 from ..files.kinds import untyped
 from ..files.nodes import Map
 from .subject import Finding, StateView, Subject, items, number_in
@@ -103,12 +103,6 @@ def path_command(subject: Subject) -> Findings:
 
 
 def unsupported(state: StateView) -> Findings:
-    if state.kind in PROMPT_TYPES:
-        message = f"`{state.kind}` needs an agent host, which this version does not have; the action fails"
-        yield Finding(state.steps("action"), _say(state, message), at=state.at("action"))
-    if state.kind == "learning":
-        message = "exploring needs an agent host, which this version does not have; targets without a record block"
-        yield Finding(state.steps(), _say(state, message))
     if state.kind == "contract":
         message = f"`{state.kind}` is not available in this version; entering it ends the run"
         yield Finding(state.steps(), _say(state, message))

@@ -94,6 +94,15 @@ start = together(
         "--queue-timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait at most so long for the scope."
     ),
     click.option("--no-lock", is_flag=True, help="Take no scope at all."),
+    click.option("--host", default="", metavar="HOST", help="Which agent CLI takes prompts: claude-code, codex, …"),
+    click.option("--model", default="", metavar="ID", help="Model of prompt states without one of their own."),
+    click.option("--llm-model", default="", metavar="ID", help="Model of judges."),
+    click.option("--no-llm", is_flag=True, help="Let no model judge: such verdicts are errors."),
+    click.option(
+        "--prompt-size-warn-chars", "prompt_size_warn", type=click.IntRange(min=0), metavar="N",
+        help="Warn of longer prompts; 0 means never.",
+    ),
+    click.option("--no-prompt-size-guard", is_flag=True, help="The same as --prompt-size-warn-chars 0."),
     click.option(
         "--handoff-threshold", type=click.IntRange(1, 100), metavar="PERCENT",
         help="Tell actions when to hand over (LL_HANDOFF_THRESHOLD).",

@@ -41,9 +41,12 @@ class Wishes(Struct, frozen=True):
 
 
 def request_of(
-    name: str, input: str | None, *, program_md: Path | None, queue: bool, no_lock: bool, **given: Any  # noqa: A002
+    name: str, input: str | None, *, program_md: Path | None, queue: bool, no_lock: bool,  # noqa: A002
+    no_prompt_size_guard: bool = False, **given: Any,
 ) -> Request:  # fmt: skip
     """What the options ask for. A time limit for waiting is a wish to wait."""
+    if no_prompt_size_guard:
+        given["prompt_size_warn"] = 0
     return Request(
         name,
         input,

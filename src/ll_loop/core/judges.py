@@ -114,9 +114,9 @@ def _structured(case: Case, answers: Sequence[Answer]) -> Effect | Verdict:
     if isinstance(opinion, Unclear):
         if opinion.may_ask_again and len(said) == 1:
             return _ask(case, f"{prompt}\n\n{AGAIN}", schema, "judge")
-        return Verdict("error", opinion.details | _about(case))
+        return Verdict("error", opinion.details | _about(case, said[-1].reply))
     word, details = _by_schema(opinion, keys) if "schema" in keys else _by_default(opinion, keys)
-    return Verdict(word, details | _trace(case, prompt, said[-1].reply) | _about(case))
+    return Verdict(word, details | _trace(case, prompt, said[-1].reply) | _about(case, said[-1].reply))
 
 
 AGAIN = "Your last answer could not be read. Answer with one JSON object that fits the schema, and nothing else."
@@ -171,8 +171,9 @@ def _trace(case: Case, prompt: str, reply: Reply) -> Details:
     return {"llm_model": case.model, "llm_prompt": prompt[:PREVIEW], "llm_raw_output": reply.answer[:PREVIEW]}
 
 
-def _about(case: Case) -> Details:
-    return {"model_requested": case.model, "model_resolved": case.model}
+def _about(case: Case, reply: Reply) -> Details:
+    backend = {"model_backend": reply.host} if reply.host else {}
+    return {"model_requested": case.model, "model_resolved": case.model, **backend}
 
 
 def _ask(case: Case, prompt: str, schema: Mapping[str, Any] | None, purpose: str) -> AskModel:

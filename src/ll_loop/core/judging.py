@@ -60,6 +60,7 @@ def _case(move: Move, look: Look, who: JudgeSettings) -> Case:
         model=who.model or MODEL,
         timeout=who.timeout,
         chance=move.frame.turn.chance,
+        advisor=move.frame.loop.wishes.advisor is not None,
     )
 
 
@@ -68,4 +69,7 @@ def _addressed(move: Move, effect: Effect, who: JudgeSettings) -> Effect:
         return effect
     frame = move.frame
     where = {"state": frame.state, "loop": frame.loop.name, "depth": frame.depth}
+    wishes = frame.loop.wishes
+    if effect.purpose == "advise":
+        return replace(effect, model=wishes.advisor_model, host=wishes.advisor or who.host, **where)
     return replace(effect, model=who.model, hint=who.hint, host=who.host, **where)

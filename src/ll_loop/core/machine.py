@@ -58,6 +58,7 @@ from .model import (
     SubLoop,
     TerminatedBy,
     Unsupported,
+    Wishes,
 )
 from .move import EndRun, Move, Wait, assign, expect, without
 from .routing import ABSTAINED, HOLDS, abstention_fallback, route, takes_abstention
@@ -193,7 +194,11 @@ def _end_again(move: Move, *, ending: Ending) -> None:
 
 def with_overrides(loop: Loop, overrides: Mapping[str, Any]) -> Loop:
     """The loop with what a start or a resume asked for in place of its own caps and `backoff`."""
-    return replace(loop, **overrides) if overrides else loop
+    if not overrides:
+        return loop
+    wishes = overrides.get("wishes")
+    given = {**overrides, "wishes": Wishes(**wishes)} if isinstance(wishes, Mapping) else overrides
+    return replace(loop, **given)
 
 
 def _raise_caps(move: Move, caps: Mapping[str, int | None]) -> None:

@@ -343,6 +343,9 @@ class Wishes(Struct, frozen=True):
     model: str = ""
     judge_model: str = ""
     no_judge: bool = False
+    advisor: str | None = None
+    """The host that gives advice, empty for the usual one; None if nobody does."""
+    advisor_model: str = ""
 
 
 class Loop(Struct, frozen=True):

@@ -242,8 +242,16 @@ def _state(name: str, fields: Fields, use: FragmentUse | None, is_program: bool)
     )
 
 
+def _check_host(fields: Fields) -> None:
+    host = fields.data.get("host")
+    known = host is None or isinstance(host, str) or (isinstance(host, Map) and "command" in host)
+    if not known:
+        fields.wrong("host", "a host's name, or a mapping with a `command`")
+
+
 def _check_agent_keys(fields: Fields) -> None:
     """Complain about shapes of what is only kept here; the values themselves are the host's business."""
+    _check_host(fields)
     for key in ("action_type", "agent", "model", "model_hint", "effort"):
         fields.text_or_none(key)
     for key in ("cost_ceiling", "params", "learning"):

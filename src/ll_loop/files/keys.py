@@ -119,6 +119,7 @@ RATE_LIMIT_NUMBERS: Final = (
 AGENT_STATE_KEYS: Final = frozenset(
     {
         "params",
+        "host",
         "agent",
         "tools",
         "model",

@@ -67,6 +67,20 @@ class Cli(Struct, frozen=True):
     color: Annotated[bool, does("colour on terminals")] = True
 
 
+class Orchestration(Struct, frozen=True):
+    host_cli: Annotated[str | None, does("agent CLI for prompts; else the first found on PATH")] = None
+    model_hints: Annotated[
+        Mapping[str, Mapping[str, str | bool]], does("models by host and hint, as `{codex: {coding: gpt-5}}`")
+    ] = msgspec.field(default_factory=dict)
+    host_env: Annotated[Words, does("variables that hosts get beyond the usual ones, as names or patterns")] = ()
+
+
+class Advisor(Struct, frozen=True):
+    enabled: Annotated[bool, does("`advisor_consult` asks a model")] = False
+    host: Annotated[str | None, does("which host it asks")] = None
+    model: Annotated[str, does("which model it asks")] = "opus"
+
+
 class Settings(Struct, frozen=True):
     """The values of all keys that have an effect."""
 
@@ -74,6 +88,8 @@ class Settings(Struct, frozen=True):
     commands: Commands = Commands()
     automation: Automation = Automation()
     parallel: Parallel = Parallel()
+    orchestration: Orchestration = Orchestration()
+    advisor: Advisor = Advisor()
     cli: Cli = Cli()
 
 
@@ -95,7 +111,8 @@ def keys_of(section: type[Struct] = Settings, prefix: str = "") -> Iterator[KeyI
             yield from keys_of(type(field.default), f"{name}.")
         else:
             described = (part.description for part in get_args(field.type) if isinstance(part, Meta))
-            yield KeyInfo(name, field.type, field.default, next(filter(None, described), ""))
+            default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+            yield KeyInfo(name, field.type, default, next(filter(None, described), ""))
 
 
 def filled(section: Section, values: Mapping[str, Any], prefix: str = "") -> Section:

@@ -229,6 +229,10 @@ STATE: Final[dict[str, Shape]] = {
     "append_to_messages": about({**TEXT, "pattern": r"^$|\$\{"}, "A text with `${...}` for the run's message log."),
     "timeout": about({**NUMBER, **_FROM_ZERO}, "Seconds, 0 is no limit. What exceeds it is ended: exit code 124."),
     "idle_timeout": about({**NUMBER, **_FROM_ZERO}, "Seconds of silence, 0 is no limit."),
+    "host": about(
+        {"anyOf": [TEXT, {"type": "object", "properties": {"command": ANY}, "required": ["command"]}]},
+        "Who takes the prompt: a host's name, or a `command` that reads it from stdin.",
+    ),
     "agent": about(TEXT, "The sub-agent for a prompt."),
     "tools": about(ANY, "The tools that a prompt may use."),
     "model": about(TEXT, "The model for a prompt or a judge."),

@@ -19,6 +19,7 @@ from ..core.hosts.table import BY_NAME, NATIVE, by_name
 from ..core.hosts.turn import Reply, Turn
 from ..core.judges import MODEL
 from ..errors import NotFoundError, UsageError
+from ..files.settings import Orchestration
 from .hosting import Answered, Hearer, Hosts, Limits
 from .process import NOT_FOUND, Stream
 from .procs import Identity
@@ -71,19 +72,21 @@ def _command(wanted: Mapping[str, Any]) -> Host:
     return AnyCommand(tuple(map(str, words)))
 
 
-def model_for(host: Host, model: str, hint: str, hints: Mapping[str, str]) -> str:
-    """The model to name to the host; empty for its own choice."""
-    return model or hints.get(hint, "") or HINTS.get(host.key, {}).get(hint, "")
-
-
 class Asking:
     """Takes prompts and questions to their hosts."""
 
-    def __init__(self, hosts: Hosts, env: Mapping[str, str], cwd: Path, *, configured: str = "") -> None:
+    def __init__(self, hosts: Hosts, env: Mapping[str, str], cwd: Path, settings: Orchestration | None = None) -> None:
         self._hosts = hosts
         self._env = env
         self._cwd = cwd
-        self._configured = configured
+        settings = settings or Orchestration()
+        self._configured = settings.host_cli or ""
+        self._hints = settings.model_hints
+
+    def _model(self, host: Host, model: str, hint: str) -> str:
+        """The model to name to the host; empty for its own choice. A hint that is set to false means that."""
+        wanted = self._hints.get(host.key, {}).get(hint, HINTS.get(host.key, {}).get(hint, ""))
+        return model or (wanted if isinstance(wanted, str) else "")
 
     async def act(self, action: RunAction, hearer: Hearer, started: Callable[[Identity], None]) -> ActionDone:
         """Run a prompt. Cancelled, it ends the host and what its tools started."""
@@ -92,7 +95,7 @@ class Asking:
             host = choose_host(who.host, self._env, self._configured)
         except (UsageError, NotFoundError) as error:
             return ActionDone(1, stderr=f"Action failed: {error}", reply=Turn.never_began(str(error)))
-        model = model_for(host, who.model, who.hint, {})
+        model = self._model(host, who.model, who.hint)
         call = Call(prompt=action.text, cwd=str(self._cwd), model=model, agent=who.agent, tools=who.tools)
         limits = Limits(action.timeout or None, action.idle_timeout or None, STALLED)
         answered = await self._hosts.ask(host, call, hearer, limits=limits, started=started)
@@ -104,7 +107,7 @@ class Asking:
             host = choose_host(question.host, self._env, self._configured)
         except (UsageError, NotFoundError) as error:
             return ModelSaid(Turn.never_began(str(error)))
-        model = model_for(host, question.model, question.hint, {})
+        model = self._model(host, question.model, question.hint)
         if not model and host.key == "claude-code":
             model = MODEL
         call = Call(prompt=question.prompt, cwd=str(self._cwd), model=model, schema=question.schema)
@@ -143,8 +146,14 @@ def _done(answered: Answered, reply: Reply, cwd: str) -> ActionDone:
         duration_ms=round(answered.duration * 1000),
         timeout_kind=kind.get(answered.cut),
         note=finished.note if finished is not None else "",
-        reply=replace(reply, output="", answer="", structured=None, timed_out=bool(answered.cut)),
+        reply=_kept(reply, cut=bool(answered.cut)),
     )
+
+
+def _kept(reply: Reply, *, cut: bool) -> Reply:
+    """What the journal keeps of a reply beside the output of its action."""
+    failure = "timeout" if cut and not reply.ok else reply.failure
+    return replace(reply, output="", answer="", structured=None, timed_out=cut, failure=failure)
 
 
 def _complaint(answered: Answered, reply: Reply) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from ..core.context import initial_context, missing_inputs
-from ..core.model import Loop
+from ..core.model import Loop, Wishes
 from ..errors import NotFoundError, Problem
 from ..files.config import Config
 from ..files.program import read_program
@@ -59,7 +60,20 @@ def _without_effect(loop: Loop, request: Request) -> tuple[Problem, ...]:
 def overrides_of(request: Request, config: Config) -> dict[str, Any]:
     """What replaces values of the loop itself: the request's wishes, then the project's defaults."""
     delay = config.loops.run_defaults.delay
-    return {**({"backoff": delay} if delay is not None else {}), **request.overrides()}
+    return {**({"backoff": delay} if delay is not None else {}), **request.overrides(), **_wishes_of(request, config)}
+
+
+def _wishes_of(request: Request, config: Config) -> dict[str, Any]:
+    advisor = config.advisor
+    wishes = Wishes(
+        request.host,
+        request.model,
+        request.llm_model,
+        request.no_llm,
+        (advisor.host or "") if advisor.enabled else None,
+        advisor.model,
+    )
+    return {} if wishes == Wishes(advisor_model=advisor.model) else {"wishes": asdict(wishes)}
 
 
 def exports_of(loop: Loop, request: Request) -> dict[str, str]:

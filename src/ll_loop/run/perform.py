@@ -42,6 +42,7 @@ from ..core.effects import (
 from ..core.failures import MARKERS, marked_lines
 from ..errors import CannotCreateError, StorageError
 from ..files.library import Library
+from ..files.settings import Orchestration
 from . import files
 from .asking import Asking
 from .desk import Desk
@@ -81,6 +82,7 @@ class Actions:
         env: Mapping[str, str],
         run_id: str,
         desk: Desk,
+        orchestration: Orchestration | None = None,
         grace: Grace | None = None,
     ) -> None:
         self._spawner = spawner
@@ -95,8 +97,9 @@ class Actions:
         self._marker = f"LL_LOOP_RUN_ID={run_id}"
         self._grace = grace
         self._script = _Script()
-        hosts = Hosts(spawner, env=env, folder=log.parent, marker=self._marker, grace=grace)
-        self._asking = Asking(hosts, env, cwd)
+        more = orchestration.host_env if orchestration is not None else ()
+        hosts = Hosts(spawner, env=env, folder=log.parent, marker=self._marker, grace=grace, more_env=more)
+        self._asking = Asking(hosts, env, cwd, orchestration)
 
     @property
     def script(self) -> str:

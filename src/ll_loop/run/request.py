@@ -22,7 +22,8 @@ class Request(Struct, frozen=True):
     `context` values are taken as they are; `texts` are `KEY=VALUE` texts that take the type of the value they
     replace. `queue` waits for a held scope, at most `queue_timeout` seconds; `lock` false takes no scope at all.
     `program_md` is the path of a steering file in place of the project's own. `handoff_threshold` (1 to 100 percent)
-    and `context_limit` (tokens) are told to actions.
+    and `context_limit` (tokens) are told to actions. `host` and `model` say who takes prompts (a state's own model
+    comes first), `llm_model` who judges; with `no_llm` nobody does. `prompt_size_warn` is in characters, 0 for never.
     """
 
     name: str
@@ -39,10 +40,16 @@ class Request(Struct, frozen=True):
     program_md: str | None = None
     handoff_threshold: int | None = None
     context_limit: int | None = None
+    host: str = ""
+    model: str = ""
+    llm_model: str = ""
+    no_llm: bool = False
+    prompt_size_warn: int | None = None
 
     def overrides(self) -> dict[str, Any]:
         """What replaces the loop's own values."""
-        given = {"max_steps": self.max_steps, "max_iterations": self.max_iterations, "backoff": self.delay}
+        given = {"max_steps": self.max_steps, "max_iterations": self.max_iterations, "backoff": self.delay,
+                 "prompt_size_warn": self.prompt_size_warn}  # fmt: skip
         return {key: value for key, value in given.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:

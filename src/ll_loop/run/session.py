@@ -454,6 +454,7 @@ class Session:
             env=self._env_of(handle),
             run_id=handle.run_id,
             desk=handle.desk,
+            orchestration=self.config.orchestration,
             grace=handle.grace,
         )
         changed = partial(self._saver.mark, handle)

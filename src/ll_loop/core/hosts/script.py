@@ -58,8 +58,8 @@ def plays(lines: Sequence[str]) -> Iterator[Play]:
         if not line or line.startswith("#"):
             continue
         kind, _, rest = line.partition(" ")
-        if ended and kind not in ("exit", "hang"):
-            raise ScriptError(f"nothing but `exit` or `hang` can follow `{ended}`: {line}")
+        if ended and kind not in ("exit", "hang", "raw"):
+            raise ScriptError(f"nothing but `exit`, `hang` or `raw` can follow `{ended}`: {line}")
         if ended in ("exit", "hang"):
             raise ScriptError(f"nothing can follow `{ended}`: {line}")
         ended = kind if kind in ("result", "turn_completed", "exit", "hang") else ""

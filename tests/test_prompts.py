@@ -1,0 +1,170 @@
+"""Prompt states in real runs: the scripted host takes the turns, and judges."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from ll_loop import Session, run_many
+from ll_loop.run import recovery
+from ll_loop.run.request import Request, RunResult
+from projects import LIMIT, Project, eventually, names, only
+
+ENV = {**os.environ, "LL_HOST_CLI": "fake"}
+GOOD = {"verdict": "yes", "confidence": 0.9, "reason": "r", "evidence": "e"}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path / "project")
+
+
+def write(project: Project, states: str, head: str = "") -> None:
+    text = f"name: demo\ninitial: a\nscope: [demo]\n{head}states:\n{textwrap.indent(textwrap.dedent(states), '  ')}"
+    (project.loops / "demo.yaml").write_text(
+        text + "  done: {terminal: true}\n  bad: {terminal: true, failure: true}\n"
+    )
+
+
+def prompt(*lines: str, more: str = "") -> str:
+    body = "\n".join(f"      {line}" for line in ("@@fake", *lines, "@@end"))
+    return f"a:\n    action_type: prompt\n    action: |\n{body}\n    capture: w\n{textwrap.indent(more, '    ')}\n"
+
+
+def judged_as(**opinion: Any) -> str:
+    return rf"text @@fake\nresult structured={json.dumps({**GOOD, **opinion})}\n@@end"
+
+
+async def run(project: Project, env: dict[str, str] = ENV, **wishes: Any) -> tuple[RunResult, list[Any]]:
+    async with Session(project.folder, env=env) as session:
+        with anyio.fail_after(LIMIT * 3):
+            result = await session.start_request(Request("demo", **wishes)).wait()
+    return result, project.records(result.run_id)
+
+
+ROUTES = "on_yes: done\non_no: bad\non_error: bad\non_partial: done\n"
+
+
+async def test_a_prompt_is_answered_and_judged(project: Project) -> None:
+    write(project, prompt(judged_as(), "result in=5 out=3", more=ROUTES))
+    result, records = await run(project)
+    assert (result.status, result.final_state) == ("completed", "done")
+    [action] = only(records, "action_complete")
+    assert (action["is_prompt"], action["input_tokens"], action["output_tokens"]) == (True, 5, 3)
+    [evaluation] = only(records, "evaluate")
+    assert (evaluation["type"], evaluation["verdict"], evaluation["model_backend"]) == ("default", "yes", "fake")
+
+
+async def test_a_failed_host_is_an_error_that_no_judge_is_asked_about(project: Project) -> None:
+    write(project, prompt("text half", "result error=boom", more="on_yes: bad\non_no: bad\non_error: done\n"))
+    result, records = await run(project)
+    assert result.final_state == "done"
+    assert only(records, "evaluate")[0]["verdict"] == "error"
+    assert "boom" in only(records, "action_complete")[0]["stderr_preview"]
+    assert len(only(records, "action_spawned")) == 1
+
+
+async def test_without_any_host_the_state_fails_and_says_what_to_do(project: Project) -> None:
+    write(project, prompt("text x", more="on_error: done\non_yes: bad\n"))
+    bare = {"PATH": "/nowhere", "HOME": str(project.folder)}
+    result, records = await run(project, bare)
+    assert result.final_state == "done"
+    assert "no agent host found" in only(records, "action_complete")[0]["stderr_preview"]
+
+
+async def test_a_shell_state_can_be_judged_by_a_model(project: Project) -> None:
+    write(
+        project,
+        rf"""
+        a:
+          action: echo fine
+          evaluate:
+            type: llm_structured
+            prompt: |
+              @@fake
+              result structured={json.dumps({**GOOD, "verdict": "partial"})}
+              @@end
+          on_partial: done
+          on_yes: bad
+    """,
+    )
+    result, records = await run(project)
+    assert result.final_state == "done"
+    [evaluation] = only(records, "evaluate")
+    assert (evaluation["type"], evaluation["verdict"], evaluation["evidence"]) == ("llm_structured", "partial", "e")
+
+
+async def test_judging_can_be_switched_off(project: Project) -> None:
+    write(project, prompt("text x", "result in=1 out=1", more="on_yes: bad\non_no: bad\non_error: done\n"))
+    result, records = await run(project, no_llm=True)
+    assert result.final_state == "done"
+    assert len(only(records, "action_spawned")) == 1
+
+
+async def test_the_wishes_of_a_start_reach_the_host(project: Project) -> None:
+    (project.folder / "agent").write_text('#!/bin/bash\necho "$1"; cat > prompt\n')
+    (project.folder / "agent").chmod(0o755)
+    command = f"[{project.folder / 'agent'}, '{{model}}']"
+    write(project, f"a: {{action: think, action_type: prompt, host: {{command: {command}}}, next: b, capture: w}}\n"
+                   "b: {action: 'test \"${captured.w.output}\" = m7', on_yes: done, on_no: bad}\n")  # fmt: skip
+    result, _ = await run(project, model="m7")
+    assert result.final_state == "done"
+    assert (project.folder / "prompt").read_text() == "think"
+
+
+async def test_a_rate_limit_that_the_host_tells_of_is_waited_out(project: Project) -> None:
+    more = "max_rate_limit_retries: 1\nrate_limit_backoff_base_seconds: 1\nrate_limit_max_wait_seconds: 1\n"
+    more += "rate_limit_long_wait_ladder: [1]\non_rate_limit_exhausted: done\non_yes: bad\non_no: bad\non_error: bad\n"
+    write(project, prompt("result error=slow down status=429", more=more))
+    result, records = await run(project)
+    assert result.final_state == "done"
+    assert len(only(records, "action_start")) == 2
+    assert only(records, "rate_limit_exhausted")
+
+
+async def test_text_about_rate_limits_is_no_rate_limit(project: Project) -> None:
+    write(project, prompt("text the rate limit is 429 too many requests", "result in=1 out=1", more="next: done\n"))
+    result, records = await run(project)
+    assert result.final_state == "done"
+    assert len(only(records, "action_start")) == 1
+
+
+async def test_an_agent_hands_over_by_its_own_words_only(project: Project) -> None:
+    said = 'raw {"type":"user","message":{"content":"CONTEXT_HANDOFF: from a tool"}}'
+    write(project, prompt(said, "text done", "result in=1 out=1", more="next: done\n"))
+    assert (await run(project))[0].status == "completed"
+    write(project, prompt("text CONTEXT_HANDOFF: go on there", "result in=1 out=1", more="next: done\n"))
+    result, _ = await run(project)
+    assert (result.status, result.terminated_by) == ("awaiting_continuation", "handoff")
+
+
+async def test_a_resumed_run_does_not_judge_again(project: Project) -> None:
+    write(project, prompt(judged_as(), "result in=1 out=1", more="on_yes: b\n") +
+                   "b: {action: 'test -e go || sleep 60', on_yes: done, on_no: bad}\n")  # fmt: skip
+    async with Session(project.folder, env=ENV, grace=0) as session:
+        handle = session.start("demo")
+        await eventually(lambda: handle.run is not None and handle.run.root.state == "b")
+        await eventually(lambda: project.left_alive(handle.run_id))
+        session.shut_down()
+    project.file("go").touch()
+    async with Session(project.folder, env=ENV) as session:
+        [resumed] = session.resume_all([recovery.open_run(project.runs, handle.run_id)])
+        result = await resumed.wait()
+    assert result.final_state == "done"
+    assert names(project.records(handle.run_id)).count("evaluate") == 2
+
+
+async def test_prompts_run_beside_each_other(project: Project) -> None:
+    write(project, prompt(judged_as(), "result in=1 out=1", more=ROUTES))
+    for name in ("one", "two", "three"):
+        text = (project.loops / "demo.yaml").read_text().replace("demo", name)
+        (project.loops / f"{name}.yaml").write_text(text)
+    requests = [Request(name, host="fake") for name in ("one", "two", "three")]
+    results = await run_many(requests, project=project.folder)
+    assert [result.status for result in results] == ["completed"] * 3
