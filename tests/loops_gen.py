@@ -17,7 +17,12 @@ from ll_loop.core.effects import (
     ActionDone,
     Answer,
     AskModel,
+    AskHuman,
     Effect,
+    FindHuman,
+    HumanFound,
+    HumanReply,
+    Learned,
     Loaded,
     LoadFailed,
     LoadLoop,
@@ -26,6 +31,7 @@ from ll_loop.core.effects import (
     ProbeFile,
     ProbePaths,
     ProbeTree,
+    ReadLearning,
     Rested,
     RunAction,
     Sleep,
@@ -44,7 +50,10 @@ from ll_loop.core.model import (
     Evaluate,
     Evaluator,
     ExitCode,
+    HumanApproval,
+    Learning,
     Loop,
+    McpTool,
     Nothing,
     OutputContains,
     OutputNumeric,
@@ -252,7 +261,7 @@ class MemoryRun:
 
     @property
     def _ts(self) -> str:
-        return f"2026-01-01T00:00:{len(self.records):06d}"
+        return f"2026-01-01T00:00:00.{len(self.records):06d}"
 
     @property
     def ended(self) -> bool:
@@ -306,6 +315,12 @@ class MemoryRun:
                 return said_of(scripted.output or scripted.exit_code), 0.0
             case WriteFile():
                 return Written(), 0.0
+            case FindHuman():
+                return HumanFound(scripted.exit_code != 2), 0.0
+            case AskHuman():
+                return HUMANS.get(scripted.exit_code, HumanReply("timeout")), scripted.duration_ms / 1000
+            case ReadLearning():
+                return LEARNED.get(scripted.exit_code, Learned("stale")), 0.0
             case _:
                 return Rested(), 0.0
 
@@ -355,7 +370,9 @@ def is_event(record: Mapping[str, Any]) -> bool:
 
 def bare(record: Mapping[str, Any], *, numbers: bool = True) -> Record:
     """An event without what the journal adds and, with `numbers` false, without counts of steps."""
-    left_out = {"ts", "seq"} if numbers else {"ts", "seq", "iteration", "iterations"}
+    left_out = {"ts", "seq", "deadline_ts"}
+    if not numbers:
+        left_out |= {"iteration", "iterations", "alert_id"}
     return {key: value for key, value in record.items() if key not in left_out}
 
 
@@ -402,7 +419,7 @@ EVALUATORS: tuple[Evaluator, ...] = (
     DiffStall(),
     ScoreStall("history"),
 )
-VERDICTS = ("yes", "no", "error", "timeout", "ok", "cannot_judge")
+VERDICTS = ("yes", "no", "error", "timeout", "ok", "cannot_judge", "edit", "blocked")
 
 
 def _loop(pick: Random, name: str, children: Sequence[str], most: int) -> Loop:
@@ -453,8 +470,14 @@ def _state(pick: Random, name: str, names: Sequence[str], children: Sequence[str
 def _work(pick: Random, children: Sequence[str]) -> Work:
     shell, unsure = Shell("echo hi"), Shell("echo ${captured.k.exit_code}")
     works: list[Work] = [shell, shell, shell, Prompt("ask"), Nothing(), pick.choice((shell, shell, unsure))]
+    tool = McpTool("server/tool", {"code": "${captured.k.exit_code:default=0}"})
+    works.append(pick.choice((tool, HumanApproval("go on?"), Learning(("x", "y"), max_retries=1))))
     works += [SubLoop(child, passthrough=True) for child in (*children, *children)]
     return SubLoop("nowhere") if children and pick.random() < 0.03 else pick.choice(works)
+
+
+HUMANS = {0: HumanReply("approve"), 1: HumanReply("reject", reason="no"), 3: HumanReply("edit", edit="so")}
+LEARNED = {0: Learned("proven"), 1: Learned(), 2: Learned("refuted"), 3: Learned(error="damaged")}
 
 
 def _routes(pick: Random, names: Sequence[str]) -> Routes:

@@ -193,6 +193,7 @@ async def test_status_tells_where_live_runs_are(project: Project) -> None:
             "status": "running",
             "state": "s2",
             "step": 2,
+            "question": None,
             "waits_for": "",
             "since": first.since,
             "pid": os.getpid(),

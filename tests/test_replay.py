@@ -14,17 +14,23 @@ from ll_loop.core import machine
 from ll_loop.core.effects import (
     ActionDone,
     Answer,
+    AskHuman,
     Breathe,
+    FindHuman,
+    HumanFound,
+    HumanReply,
+    Learned,
     Loaded,
     LoadFailed,
     LoadLoop,
     Outcome,
     Probed,
+    ReadLearning,
     Rested,
     RunAction,
     Sleep,
 )
-from ll_loop.core.model import Loop
+from ll_loop.core.model import Learning, Loop
 from loops_gen import MemoryRun, Record, bare, family, is_event, prefixes, scripts, seeds
 
 many = settings(max_examples=120, deadline=None)
@@ -88,13 +94,25 @@ def test_the_machine_changes_no_run_that_it_was_given(seed: int, answers: list[A
     assert original == before
 
 
-ANSWERS: tuple[Answer, ...] = (ActionDone(0), Probed("x"), Rested(), Loaded(Loop("l", "a", {})), LoadFailed("none"))
+ANSWERS: tuple[Answer, ...] = (
+    ActionDone(0),
+    HumanFound(anyone=True),
+    HumanReply("approve"),
+    Learned("proven"),
+    Probed("x"),
+    Rested(),
+    Loaded(Loop("l", "a", {})),
+    LoadFailed("none"),
+)
 RIGHT: Mapping[type, tuple[type, ...]] = {
     type(None): (),
     RunAction: (ActionDone,),
     Sleep: (Rested,),
     Breathe: (Rested,),
     LoadLoop: (Loaded, LoadFailed),
+    FindHuman: (HumanFound,),
+    AskHuman: (HumanReply,),
+    ReadLearning: (Learned,),
 }
 
 
@@ -120,7 +138,8 @@ def told_since(run: MemoryRun, length: int, *, numbers: bool) -> list[Record]:
 def goes_on_alike(whole: MemoryRun, length: int) -> None:
     """Cut the journal of a run after `length` records and go on: the events that follow are those of the whole run.
 
-    An action that may have run is entered again: one more step, and the same from there on.
+    An action that may have run is entered again: one more step, and the same from there on. An open question is put
+    again.
     """
     cut = MemoryRun.cut(whole, length)
     found = cut.replay()
@@ -132,12 +151,13 @@ def goes_on_alike(whole: MemoryRun, length: int) -> None:
     again = found.started and isinstance(found.run.waiting, RunAction)
     cut.resume(max_steps=whole.loop.max_steps + 1 if again and len(found.run.frames) == 1 else None)
     cut.finish()
-    if again and is_capped_inside(cut):
-        return  # entering a sub-loop's state again took a step that it had planned otherwise
+    if again and (is_capped_inside(cut) or isinstance(found.run.top.current.work, Learning)):
+        return  # a sub-loop's state took a step that it had planned otherwise; all targets are looked up again
     expected = told_since(whole, length, numbers=not again)
     told = told_since(cut, length, numbers=not again)
     opening = next(index for index, record in enumerate(told) if record["event"] == "loop_resume")
     names = ["loop_resume", "loop_start", *(["state_enter", "action_start"] if again else [])]
+    names += ["human_approval_requested"] if isinstance(found.run.waiting, AskHuman) else []
     assert [record["event"] for record in told[opening : opening + len(names)]] == names
     assert told[:opening] + told[opening + len(names) :] == expected
     assert cut.decision.run.ending == whole.decision.run.ending

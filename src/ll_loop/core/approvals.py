@@ -32,11 +32,6 @@ def start(move: Move) -> Wait | str:
     except TemplateError as error:
         return actions.on_error(move, error)
     move.frame.turn = replace(move.frame.turn, asked=Asked(question))
-    return again()
-
-
-def again() -> Wait:
-    """Put the question of the state under way (again)."""
     return Wait(FindHuman(), "find_human")
 
 
@@ -44,6 +39,11 @@ def found(move: Move, answer: Answer) -> Wait | str | None:
     """Ask, or go on at once when nobody is there."""
     if not expect(HumanFound, answer).anyone:
         return _resolve(move, HumanReply("timeout", reason="headless"), None)
+    return ask(move)
+
+
+def ask(move: Move) -> Wait:
+    """Put the question of the state under way (again)."""
     frame = move.frame
     assert frame.turn.asked is not None
     ask = AskHuman(

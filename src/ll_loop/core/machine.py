@@ -171,7 +171,9 @@ def resume(
         return _follow(move, _turn)
     if started and isinstance(run.waiting, RunAction):
         return _follow(move, partial(_reenter, after=run.after))
-    waiting = approvals.again() if isinstance(run.waiting, AskHuman) else Wait(run.waiting, run.after)
+    if isinstance(run.waiting, AskHuman):
+        return _follow(move, approvals.ask)
+    waiting = Wait(run.waiting, run.after)
     return _follow(move, lambda _: waiting)
 
 

@@ -44,7 +44,7 @@ def reply_of(word: str, text: str = "") -> HumanReply:
 
 
 class Desk:
-    """One run's desk: at most one question lies on it. Unless `attended`, nobody ever looks at it."""
+    """One run's desk: at most one question lies on it. Unless `attended`, nobody ever looks at it, and nobody waits."""
 
     def __init__(self, *, attended: bool = False) -> None:
         self.attended = attended
@@ -54,6 +54,8 @@ class Desk:
 
     async def ask(self, question: AskHuman) -> HumanReply:
         """The answer, or `timeout` when the question's time is up. Cancelled, the question is withdrawn."""
+        if not self.attended:
+            return HumanReply("timeout", reason="headless")
         self.question, self._reply, self._replied = question, None, anyio.Event()
         try:
             with anyio.move_on_after(question.timeout):
