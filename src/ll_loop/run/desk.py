@@ -44,34 +44,30 @@ def reply_of(word: str, text: str = "") -> HumanReply:
 
 
 class Desk:
-    """One run's desk: at most one question lies on it. Unless `attended`, nobody ever looks at it, and nobody waits."""
+    """Where one run's questions get their answers. Unless `attended`, nobody ever looks at it, and nobody waits."""
 
     def __init__(self, *, attended: bool = False) -> None:
         self.attended = attended
-        self.question: AskHuman | None = None
+        self._answered = ""
         self._reply: HumanReply | None = None
-        self._replied = anyio.Event()
+        self._news = anyio.Event()
 
     async def ask(self, question: AskHuman) -> HumanReply:
-        """The answer, or `timeout` when the question's time is up. Cancelled, the question is withdrawn."""
+        """The answer, or `timeout` when the question's time is up."""
         if not self.attended:
             return HumanReply("timeout", reason="headless")
-        self.question, self._reply, self._replied = question, None, anyio.Event()
-        try:
-            with anyio.move_on_after(question.timeout):
-                await self._replied.wait()
-        finally:
-            self.question = None
-        return self._taken()
+        with anyio.move_on_after(question.timeout):
+            while self._answered != question.id:
+                self._news = anyio.Event()
+                await self._news.wait()
+        return self._taken(question) or HumanReply("timeout")
 
-    def _taken(self) -> HumanReply:
-        return self._reply or HumanReply("timeout")
+    def _taken(self, question: AskHuman) -> HumanReply | None:
+        return self._reply if self._answered == question.id else None
 
-    def answer(self, reply: HumanReply) -> AskHuman:
-        """Answer the question; the first answer stands. RefusedError if there is none that is open."""
-        question = self.question
-        if question is None or self._reply is not None:
-            raise RefusedError("the run asks nothing now")
-        self._reply = reply
-        self._replied.set()
-        return question
+    def answer(self, question: str, reply: HumanReply) -> None:
+        """Answer the question of this id, maybe before it is asked; the first answer stands, else RefusedError."""
+        if self._answered == question:
+            raise RefusedError("the question was answered a moment ago")
+        self._answered, self._reply = question, reply
+        self._news.set()

@@ -103,7 +103,7 @@ class RunHandle:
     @property
     def question(self) -> dict[str, Any] | None:
         """What the run asks a person now (`id`, `state`, `text`), None if nothing: see `approve`."""
-        return open_question(self.run) if self.run is not None and self.desk.question is not None else None
+        return open_question(self.run) if self.run is not None else None
 
     async def approve(self, answer: str, text: str = "") -> None:
         """Answer the question that the run asks: `yes`, `no` with a reason or none, or `edit` with the new text.
@@ -111,13 +111,15 @@ class RunHandle:
         Returns once the run has taken the answer, and it is on disk. UsageError for another word, RefusedError if the
         run asks nothing, was answered a moment ago, or ended before it could take the answer.
         """
-        reply = reply_of(answer, text)
+        reply, question = reply_of(answer, text), self.question
+        if question is None:
+            raise RefusedError(f"run {self.run_id} asks nothing now")
         reader = self._bus.subscribe([], lambda record: record["event"] == RESOLVED, run_id=self.run_id)
         self._readers.append(reader)
         try:
-            asked = self.desk.answer(reply)
+            self.desk.answer(question["id"], reply)
             async for record in reader:
-                if record["alert_id"] == asked.id and record["verdict"] == reply.verdict:
+                if record["alert_id"] == question["id"] and record["verdict"] == reply.verdict:
                     return
         finally:
             self._readers.remove(reader)
