@@ -1,4 +1,4 @@
-"""Questions at the terminal and from another one: who asks is said, one at a time, and the terminal is left as it was."""
+"""Questions at the terminal and from another one: one at a time, and the terminal is left as it was."""
 
 from __future__ import annotations
 
