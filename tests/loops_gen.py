@@ -16,8 +16,8 @@ from ll_loop.core import machine
 from ll_loop.core.effects import (
     ActionDone,
     Answer,
-    AskModel,
     AskHuman,
+    AskModel,
     Effect,
     FindHuman,
     HumanFound,
