@@ -167,6 +167,18 @@ async def test_a_session_that_nobody_attends_waits_for_nobody(project: Project) 
     assert only(project.records(run.run_id), "human_approval_resolved")[0]["reason"] == "headless"
 
 
+async def test_the_configuration_says_who_is_there_and_how_long_questions_wait(project: Project) -> None:
+    project.file(".ll").mkdir()
+    project.file(".ll/ll-config.json").write_text('{"hitl": {"channel": "eventbus", "default_timeout": 7}}')
+    write(project, "plain", ALL, ask="action_type: human_approval, action: Go?")
+    async with Session(project.folder) as session:
+        run = session.start("plain")
+        assert await asks(run)
+        await run.approve("yes")
+        assert (await run.wait()).final_state == "shipped"
+    assert only(project.records(run.run_id), "human_approval_requested")[0]["timeout"] == 7
+
+
 async def test_a_question_times_out(project: Project) -> None:
     write(project, "quick", ALL, ask="action_type: human_approval, action: Go?, timeout: 0.05")
     async with Session(project.folder, attended=True) as session:

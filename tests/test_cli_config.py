@@ -64,12 +64,12 @@ def row(out: str, key: str) -> list[str]:
 
 
 def test_config_shows_every_value_and_where_it_comes_from(ll: Ll, tmp_path: Path) -> None:
-    configure(tmp_path, loops={"run_defaults": {"delay": 2}}, hitl={"default_timeout": 5})
+    configure(tmp_path, loops={"run_defaults": {"delay": 2}}, advisor={"timeout_seconds": 5})
     code, out, err = ll("config", "--show-origin")
     assert (code, err) == (0, "")
     assert row(out, "loops.run_defaults.delay") == ["2.0", ".ll/ll-config.json:1"]
     assert row(out, "loops.loops_dir") == ['".loops"', "default"]
-    assert row(out, "hitl.default_timeout") == ["5.0", ".ll/ll-config.json:1  not used yet"]
+    assert row(out, "advisor.timeout_seconds") == ["5.0", ".ll/ll-config.json:1  not used yet"]
     assert row(ll("config")[1], "loops.run_defaults.delay") == ["2.0"]
 
 

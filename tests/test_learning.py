@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -166,12 +167,17 @@ async def test_a_damaged_record_is_no_missing_one(tmp_path: Path, text: str, why
 # --- runs --------------------------------------------------------------------------------------------------
 
 
-async def test_a_run_reads_the_records_of_its_project(tmp_path: Path) -> None:
-    project = Project(tmp_path / "project")
+def write_loop(project: Project) -> None:
     head = "name: learn\ninitial: a\nscope: [x]\nstates:\n"
     state = f"  a: {{type: learning, learning: {{targets: [My API]}}, {ROUTES}}}\n"
     (project.loops / "learn.yaml").write_text(head + state + ENDS)
-    async with Session(project.folder) as session:
+
+
+async def test_a_run_reads_the_records_of_its_project(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    write_loop(project)
+    nobody = {"PATH": "/no/programs"}
+    async with Session(project.folder, env=nobody) as session:
         without = session.start("learn")
         assert (await without.wait()).final_state == "blocked"  # there is nobody who could explore
         write(project.folder, "my-api", "---\nstatus: proven\n---\n")
@@ -181,5 +187,31 @@ async def test_a_run_reads_the_records_of_its_project(tmp_path: Path) -> None:
         damaged = await session.start("learn").wait()
         assert (damaged.terminated_by, "'My API' cannot be read" in str(damaged.error)) == ("error", True)
     assert names(project.records(without.run_id)).count("learning_explore_invoked") == 2
-    assert "no agent hosts" in only(project.records(without.run_id), "action_complete")[0]["stderr_preview"]
+    assert "no agent host" in only(project.records(without.run_id), "action_complete")[0]["stderr_preview"]
     assert "action_start" not in names(project.records(proven.run_id))
+
+
+EXPLORER = """#!/bin/bash
+mkdir -p .ll/learning-tests
+printf -- '---\\nstatus: proven\\n---\\n' > .ll/learning-tests/my-api.md
+cat > asked
+echo '{"type": "result", "subtype": "success", "is_error": false, "result": "it works"}'
+"""
+
+
+async def test_an_agent_explores_what_is_unknown(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    write_loop(project)
+    host = project.file("bin") / "claude"
+    host.parent.mkdir()
+    host.write_text(EXPLORER)
+    host.chmod(0o755)
+    env = {**os.environ, "PATH": f"{host.parent}:{os.environ['PATH']}", "LL_HOST_CLI": "claude-code"}
+    async with Session(project.folder, env=env) as session:
+        run = session.start("learn")
+        assert (await run.wait()).final_state == "known"
+    assert "/ll:explore-api My API" in project.file("asked").read_text()
+    told = names(project.records(run.run_id))
+    assert [name for name in told if name.startswith("learning")] == [
+        "learning_target_stale", "learning_explore_invoked", "learning_target_proven", "learning_complete",
+    ]  # fmt: skip

@@ -18,9 +18,6 @@ from .move import Move, Wait, assign, expect
 from .routing import route
 from .template import TemplateError
 
-WAIT = 1800.0
-"""Seconds that a question waits whose state has no `timeout`."""
-
 _WORDS: Mapping[str, str] = {"approve": "yes", "reject": "no", "edit": "edit", "timeout": "timeout"}
 _FALLBACK: Mapping[str, str] = {"edit": "yes", "timeout": "no"}
 
@@ -92,7 +89,7 @@ def _identifier(move: Move) -> str:
 def _patience(move: Move) -> float:
     """How long to wait: as the state says, but not beyond the time that its loop has left."""
     frame = move.frame
-    wait = move.state.timeout or WAIT
+    wait = move.state.timeout or move.frames[0].loop.approval_timeout
     limit = frame.limit if frame.limit is not None else frame.loop.timeout
     return min(wait, max(0.0, limit - (move.at - frame.started))) if limit else wait
 

@@ -381,6 +381,8 @@ class Loop(Struct, frozen=True):
     on_handoff: Handoff = "pause"
     circuit: RepeatedFailure | None = None
     prompt_size_warn: int = 50000
+    approval_timeout: float = 1800
+    """Seconds that questions to a person wait whose states have no `timeout`; of a run, its outermost loop says it."""
     thresholds: Mapping[str, Any] = EMPTY
     """Context values that `config:` gives in place of the project's."""
     handoff_threshold: int | None = None

@@ -33,8 +33,6 @@ _ROWS: Final[tuple[tuple[str, Any, Any, str], ...]] = (
     ("commands.rate_limits.circuit_breaker_enabled", bool, True, "runs share what they know of a rate limit"),
     ("commands.rate_limits.circuit_breaker_path", str, ".loops/tmp/rate-limit-circuit.json", "where they share it"),
     ("parallel.base_branch", str | None, None, "base of pre-patch checks"),
-    ("hitl.channel", str, "terminal", "who is asked for approval"),
-    ("hitl.default_timeout", Seconds, 1800, "how long an approval is waited for"),
     ("orchestration.request_path", Literal["cli", "sdk", "batch"], "cli", "how prompts are sent"),
     ("orchestration.disable_background_tasks", bool, False, "hosts start no background tasks"),
     ("advisor.timeout_seconds", Seconds, 300, "how long it may take"),

@@ -8,7 +8,7 @@ moves here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -63,6 +63,15 @@ class Parallel(Struct, frozen=True):
     )
 
 
+class Hitl(Struct, frozen=True):
+    channel: Annotated[
+        Literal["terminal", "eventbus"], does("`eventbus`: questions to a person wait also where there is no terminal")
+    ] = "terminal"
+    default_timeout: Annotated[Seconds, does("how long a question to a person waits whose state has no `timeout`")] = (
+        1800
+    )
+
+
 class Cli(Struct, frozen=True):
     color: Annotated[bool, does("colour on terminals")] = True
 
@@ -90,6 +99,7 @@ class Settings(Struct, frozen=True):
     parallel: Parallel = Parallel()
     orchestration: Orchestration = Orchestration()
     advisor: Advisor = Advisor()
+    hitl: Hitl = Hitl()
     cli: Cli = Cli()
 
 

@@ -14,6 +14,7 @@ from ..core.model import Loop, Wishes
 from ..errors import NotFoundError, Problem
 from ..files.config import Config
 from ..files.program import read_program
+from ..files.settings import Hitl
 from .request import Request
 
 HANDOFF_THRESHOLD, CONTEXT_LIMIT = "LL_HANDOFF_THRESHOLD", "LL_CONTEXT_LIMIT"
@@ -59,8 +60,10 @@ def _without_effect(loop: Loop, request: Request) -> tuple[Problem, ...]:
 
 def overrides_of(request: Request, config: Config) -> dict[str, Any]:
     """What replaces values of the loop itself: the request's wishes, then the project's defaults."""
-    delay = config.loops.run_defaults.delay
-    return {**({"backoff": delay} if delay is not None else {}), **request.overrides(), **_wishes_of(request, config)}
+    delay, wait = config.loops.run_defaults.delay, config.hitl.default_timeout
+    defaults = {"backoff": delay, "approval_timeout": None if wait == Hitl().default_timeout else wait}
+    given = {key: value for key, value in defaults.items() if value is not None}
+    return {**given, **request.overrides(), **_wishes_of(request, config)}
 
 
 def _wishes_of(request: Request, config: Config) -> dict[str, Any]:

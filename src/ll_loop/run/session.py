@@ -105,7 +105,7 @@ class Session:
         self._grace = Grace(grace)
         self._spawner = Spawner(self._grace, sole=subreaper)
         self._subreaper = subreaper
-        self._attended = attended
+        self._attended = attended or self.config.hitl.channel == "eventbus"
         self._worktrees = self._make_worktrees()
         self._committer = Committer()
         self._named: dict[str, Mapping[str, str]] = {}
