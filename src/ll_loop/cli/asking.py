@@ -6,6 +6,7 @@ import codecs
 import os
 import termios
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import anyio
@@ -101,6 +102,7 @@ class Asker:
         self._said = ""
         self._news = anyio.Event()
         self._talk: anyio.CancelScope | None = None
+        self._is_listening = False
 
     def look(self) -> None:
         """See which questions are open now: some have been answered from elsewhere, or have timed out."""
@@ -116,8 +118,8 @@ class Asker:
             self._talk.cancel()
 
     def lines(self, look: Look) -> list[str]:
-        """The question whose turn it is, and what has been typed; nothing if none is open."""
-        if not self._queue or (question := self._queue[0][0].question) is None:
+        """The question whose turn it is, and what has been typed; nothing if none is open, or no key would be heard."""
+        if not self._queue or not self._is_listening or (question := self._queue[0][0].question) is None:
             return []
         rest = f"  ({len(self._queue) - 1} more)" if len(self._queue) > 1 else ""
         asked = f"? {self._queue[0][0].loop.name}: {clean(question['text'])}"
@@ -134,14 +136,22 @@ class Asker:
                 self._news = anyio.Event()
                 await self._news.wait()
             await self._keys.ready()
-            with self._keys, anyio.CancelScope() as self._talk:
+            with self._keys, anyio.CancelScope() as self._talk, self._listening():
                 while self._queue:
+                    self._changed(self._said)
                     text = await self._keys.read()
                     if not text:
                         return
                     for line in self._take(text):
                         await self._answer(line)
-                    self._changed(self._said)
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        self._is_listening = True
+        try:
+            yield
+        finally:
+            self._is_listening = False
 
     def _take(self, text: str) -> Iterator[str]:
         """Edit the line with what was typed; the lines that it completes."""
