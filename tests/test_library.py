@@ -71,7 +71,7 @@ def test_a_missing_loop_comes_with_a_suggestion_and_the_places(library: Library)
     put(library.loops / "deploy.yaml")
     with pytest.raises(NotFoundError, match="no loop `depoly`") as caught:
         library.resolve("depoly")
-    assert caught.value.hint.startswith("did you mean `deploy`? looked in .loops, ")
+    assert caught.value.hint.startswith("did you mean `deploy`? looked in .loops and ")
     assert caught.value.exit_code == 66
 
 

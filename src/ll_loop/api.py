@@ -18,7 +18,6 @@ import json
 import signal
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +32,13 @@ from .core.frame import Run
 from .core.machine import with_overrides
 from .core.replay import INPUTS
 from .core.simulate import Perform, walk
-from .errors import NotFoundError, RefusedError
+from .errors import RefusedError
 from .files.config import DEFAULT, Config, load_config, read_config
+from .files.fixes import Fixed, can_be_mended, fix, write_fixed
 from .files.library import Entry, Library
 from .files.places import find_project
+from .files.reports import Report, check_all, expand, folder_of, is_pattern, report_on
+from .files.restructure import INSTALL as FIX_EXTRA
 from .run import control
 from .run.bus import Reader
 from .run.handle import RunHandle
@@ -55,10 +57,13 @@ if TYPE_CHECKING:
     from .files.renaming import Renaming as Renaming
 
 __all__ = [
+    "FIX_EXTRA",
     "Config",
     "Entry",
+    "Fixed",
     "Library",
     "Reader",
+    "Report",
     "Request",
     "RunHandle",
     "RunResult",
@@ -68,17 +73,23 @@ __all__ = [
     "Trial",
     "Tried",
     "approve",
+    "can_be_mended",
+    "check_all",
     "create",
     "expand",
     "find_project",
     "find_run",
+    "fix",
+    "folder_of",
     "fragments",
     "history",
     "install",
+    "is_pattern",
     "is_public",
     "load_config",
     "read_config",
     "rename",
+    "report_on",
     "resolved",
     "resume",
     "run_many",
@@ -91,6 +102,7 @@ __all__ = [
     "stored_run",
     "stored_state",
     "templates",
+    "write_fixed",
     "write_schema",
 ]
 
@@ -249,25 +261,6 @@ def stored_state(project: Path | str | None, run_id: str, *, config: Config | No
         return {}
     document.pop("context", None)
     return document
-
-
-def expand(library: Library, patterns: Iterable[str]) -> list[str]:
-    """The loops that names and patterns (`lint-*`) mean, in order; a pattern adds no loop that is already there.
-
-    A pattern is matched against the catalogue's names: the project's own loops, the built-in ones if none of those
-    fits. Raises NotFoundError for a pattern that fits nothing; plain names are taken as they are.
-    """
-    names: list[str] = []
-    for pattern in patterns:
-        if not set(pattern) & set("*?["):
-            names.append(pattern)
-            continue
-        fitting = [entry for entry in library.list() if fnmatchcase(entry.name, pattern)]
-        own = [entry for entry in fitting if not entry.built_in] or fitting
-        if not own:
-            raise NotFoundError(f"no loop fits `{pattern}`", hint="`ll-loop list` shows all loops")
-        names += [entry.name for entry in own if entry.name not in names]
-    return names
 
 
 def simulate(library: Library, request: Request, perform: Perform) -> Generator[Event, None, Run]:

@@ -15,6 +15,7 @@ from . import options
 if TYPE_CHECKING:
     from .runs import Wishes
 
+FORMATS = ("text", "json", "github", "sarif")
 SCENARIOS = ("all-pass", "all-fail", "all-error", "first-fail", "alternating")
 
 
@@ -150,17 +151,27 @@ async def history(
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True)
-@options.as_json
+@click.argument("names", nargs=-1, metavar="[PATH|NAME]...")
+@click.option("--format", "form", type=click.Choice(FORMATS), help="How to print what is wrong; text by default.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option("--strict", is_flag=True, help="Let warnings make a loop wrong.")
+@click.option("--fix", is_flag=True, help="Mend what can be meant in one way only, and check again.")
+@click.option("--diff", is_flag=True, help="Print what --fix would change; write nothing.")
 @options.project
-async def validate(names: tuple[str, ...], as_json: bool, project: Path | None) -> int:
-    """Check loop files and say everything that is wrong with them.
+async def validate(
+    names: tuple[str, ...], form: Any, as_json: bool, strict: bool, fix: bool, diff: bool, project: Path | None
+) -> int:
+    """Check loop files and say everything that is wrong with them; without a name, the project's own loops.
 
-    A NAME may be a pattern such as `lint-*`. Warnings do not make a loop wrong.
+    PATH is a file, or a folder with loops at any depth; a NAME may be a pattern such as `lint-*`. Warnings alone do not
+    make a loop wrong.
     """
-    from . import look
+    from . import validate as command
 
-    return look.validate(names, as_json, project)
+    if as_json and form not in (None, "json"):
+        raise click.UsageError(f"--json and --format {form} exclude each other")
+    asked = command.Asked("json" if as_json else form or "text", strict, fix, diff)
+    return command.validate(names, asked, project)
 
 
 @click.command("list")

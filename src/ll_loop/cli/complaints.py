@@ -7,6 +7,7 @@ import os
 import textwrap
 import traceback
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import asyncclick as click
@@ -29,13 +30,17 @@ def complain(error: BaseException, words: list[str], commands: Sequence[str], *,
     errors = [problem for problem in problems if problem.severity == "error"]
     lines = problem_lines(errors) if errors else [message] if code == 130 else _error_lines(message, hint)
     say(*lines, fd=STDERR)
-    options = words[: words.index("--")] if "--" in words else words
-    if {"-j", "--json"} & set(options):
+    if _wants_json(words):
         document: dict[str, Any] = {"code": code, "message": message, "hint": hint}
         if problems:
             document["problems"] = [problem_to_json(problem) for problem in problems]
         say(text_of({**({"runs": []} if runs else {}), "error": document, "exit_code": code}, indent=None), fd=STDOUT)
     return code
+
+
+def _wants_json(words: list[str]) -> bool:
+    options = words[: words.index("--")] if "--" in words else words
+    return bool({"-j", "--json", "--format=json"} & set(options)) or ("--format", "json") in pairwise(options)
 
 
 def _leaf(error: BaseException) -> BaseException:

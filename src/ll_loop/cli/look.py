@@ -12,18 +12,15 @@ from msgspec import Struct
 from .. import api
 from ..api import Entry, Library
 from ..core import diagram
-from ..core.model import Loop
 from ..core.simulate import Ask, Play, Scenario
-from ..errors import NotFoundError, Problem, UsageError
-from .complaints import mention, problem_lines
-from .forms import entry_to_json, report_to_json, text_of
+from ..errors import UsageError
+from .forms import entry_to_json, text_of
 from .options import Texts
 from .plan import loop_lines, loop_to_json
 from .terminal import ASCII, STDERR, STDOUT, cells, clean, look_at, pad, say
 from .walking import Walk, asked
 from .words import plural
 
-WRONG, MISSING = 65, 66
 UNBOUNDED = 101
 """How wide a drawing may be where nobody says."""
 
@@ -31,49 +28,6 @@ UNBOUNDED = 101
 def library_of(project: Path | None) -> Library:
     """The loops of the project that is meant."""
     return api.Library(project or api.find_project(Path.cwd()))
-
-
-def validate(names: tuple[str, ...], as_json: bool, project: Path | None) -> int:
-    """Check loops and print everything that is wrong with them; the exit code tells whether any is."""
-
-    library = library_of(project)
-    mention(api.load_config(library.project).problems, "the configuration", "ll-loop config")
-    checked = [(name, *_check(library, name)) for name in api.expand(library, names)]
-    if as_json:
-        reports = [report_to_json(name, problems) for name, _, problems in checked]
-        say(text_of(reports[0] if len(names) == 1 and len(reports) == 1 else reports))
-    else:
-        for name, loop, problems in checked:
-            _tell(name, loop, problems)
-    wrong = [problems for _, loop, problems in checked if loop is None]
-    if not wrong:
-        return 0
-    return MISSING if all(problem.rule == "load.missing" for problems in wrong for problem in problems) else WRONG
-
-
-def _check(library: Library, name: str) -> tuple[Loop | None, tuple[Problem, ...]]:
-    try:
-        return library.check(name)
-    except NotFoundError as error:
-        return None, (Problem("error", "load.missing", "<root>", str(error), hint=error.hint),)
-
-
-def _tell(name: str, loop: Loop | None, problems: tuple[Problem, ...]) -> None:
-
-    for line in problem_lines(problems):
-        say(line, fd=STDERR)
-    warnings = sum(problem.severity == "warning" for problem in problems)
-    said = f", {plural(warnings, 'warning')}" if warnings else ""
-    if loop is None:
-        say(f"{name} is wrong: {plural(len(problems) - warnings, 'error')}{said}", fd=STDERR)
-        return
-    say(f"{name} is valid{said}")
-    look = look_at(STDOUT, os.environ)
-    say(look.fit(f"  States: {', '.join(loop.states)}"))
-    say(look.fit(f"  Initial: {loop.initial}"))
-    say(look.fit(f"  Max steps: {loop.max_steps}"))
-    if loop.max_iterations is not None:
-        say(look.fit(f"  Max iterations: {loop.max_iterations}"))
 
 
 # --- list --------------------------------------------------------------------------------------------------

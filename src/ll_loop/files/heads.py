@@ -9,6 +9,7 @@ from typing import Any
 from .nodes import Map, parse, plain
 
 _TOP_KEY = re.compile(rb"^([A-Za-z_]\w*|\"\w+\"|'\w+')[ ]*:(?=\s|$)", re.MULTILINE)
+_OF_LOOPS = frozenset({b"initial", b"states", b"flow", b"from"})
 _WANTED = frozenset({b"name", b"description", b"category", b"labels", b"visibility", b"from"})
 
 
@@ -29,3 +30,17 @@ def head_of(data: bytes) -> Mapping[str, Any] | None:
         return head
     whole = parse(data, "").value  # braces, anchors from elsewhere, another encoding
     return plain(whole) if isinstance(whole, Map) else None
+
+
+def looks_like_a_loop(data: bytes) -> bool:
+    """Whether a file is meant to be a loop. One with mistakes counts, even if it is not YAML any more."""
+    keys = {match[1].strip(b"\"'") for match in _TOP_KEY.finditer(data)}
+    if keys:
+        return bool(keys & _OF_LOOPS)
+    whole = parse(data, "").value
+    return isinstance(whole, Map) and any(key.encode() in _OF_LOOPS for key in whole)
+
+
+def has_required(head: Mapping[str, Any]) -> bool:
+    """Whether the head of a loop has what every loop must have."""
+    return bool(head.get("name") and head.get("initial") and (head.get("states") or head.get("flow")))

@@ -20,7 +20,7 @@ from ..core.model import Loop
 from ..errors import DefinitionError, NotFoundError, Problem
 from .config import load_config
 from .document import Document
-from .heads import head_of
+from .heads import has_required, head_of
 from .kinds import kind_of
 from .load import load_document
 from .nodes import MAX_BYTES, ROOT, Map, Mark, Parsed, parse, problem_at
@@ -92,7 +92,7 @@ class Library:
         """
         found = _Looks(self).find(name, beside, built_in=built_in)
         if found is None:
-            raise NotFoundError(f"no loop `{name}`", hint=self._not_found_hint(name, beside))
+            raise self._not_found(name, beside)
         return found
 
     def load(self, name: str, *, beside: Path | None = None, built_in: bool = False) -> Loaded:
@@ -113,8 +113,22 @@ class Library:
         path = self.resolve(name, beside=beside, built_in=built_in)
         known = self._checked.get(path)
         if known is None or any(stamp_of(seen) != stamp for seen, stamp in known.looks.items()):
-            known = self._checked[path] = self._check(path)
+            known = self._checked[path] = self._check(path, _Looks(self))
         return known.loop, known.problems
+
+    def preview(self, path: Path, data: bytes) -> tuple[Loop | None, tuple[Problem, ...]]:
+        """What `check` would say of the loop file `path` if it held `data`. Nothing is kept or written."""
+        found = self._check(path, _Looks(self, {path: data}))
+        return found.loop, found.problems
+
+    def is_whole(self, path: Path) -> bool:
+        """Whether a loop file has, with what it inherits, all that a loop must have; no more is looked at."""
+        head = self._head(path, ())
+        return head is not None and has_required(head)
+
+    def shown(self, path: Path) -> str:
+        """What complaints call a file: relative to the project where that is shorter to read."""
+        return str(path.relative_to(self.project)) if path.is_relative_to(self.project) else str(path)
 
     def list(self) -> list[Entry]:
         """Every runnable loop, the project's own first, each group by name. A project's loop hides a built-in one."""
@@ -147,15 +161,11 @@ class Library:
 
     # --- reading -----------------------------------------------------------------------------------------
 
-    def _show(self, path: Path) -> str:
-        """What complaints call a file: relative to the project where that is shorter to read."""
-        return str(path.relative_to(self.project)) if path.is_relative_to(self.project) else str(path)
-
     def _read(self, path: Path, stamp: Stamp) -> tuple[Parsed, str]:
         known = self._parsed.get(path)
         if known is not None and known[0] == stamp:
             return known[1], known[2]
-        shown = self._show(path)
+        shown = self.shown(path)
         try:
             with path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
@@ -167,15 +177,14 @@ class Library:
         self._parsed[path] = (stamp, parsed, digest)
         return parsed, digest
 
-    def _check(self, root: Path) -> _Checked:
-        looks = _Looks(self)
+    def _check(self, root: Path, looks: _Looks) -> _Checked:
         subjects = self._subjects(root, looks)
         problems: list[Problem] = []
         for path, subject in subjects.items():
             own = [p for p in subject.document.problems if not excuses(subject, p)] + check(subject)
             problems.extend(own if path == root else (p for p in own if p.severity == "error"))
-        problems.extend(_wrong_children(subjects[root], problems, self._show(root)))
-        first = self._show(root)
+        problems.extend(_wrong_children(subjects[root], problems, self.shown(root)))
+        first = self.shown(root)
         unique = sorted(set(problems), key=lambda p: (p.file != first, p.file, p.line, p.column, p.severity, p.rule))
         wrong = any(problem.severity == "error" for problem in unique)
         loop = None if wrong else subjects[root].document.loop
@@ -190,8 +199,8 @@ class Library:
             path = waiting.pop()
             if path in documents:
                 continue
-            _, digest = self._read(path, looks.look(path))
-            documents[path] = load_document(path, self._show(path), looks, digest)
+            _, digest = looks.parsed(path)
+            documents[path] = load_document(path, self.shown(path), looks, digest)
             links[path] = {state: looks.find(name, path.parent) for state, name in _static_children(documents[path])}
             waiting.extend(child for child in links[path].values() if child is not None)
         return {
@@ -207,7 +216,7 @@ class Library:
 
     def _entry(self, path: Path, folder: Path, built_in: bool) -> Entry | None:
         head = self._head(path, ())
-        if head is None or not (head.get("name") and head.get("initial") and (head.get("states") or head.get("flow"))):
+        if head is None or not has_required(head):
             return None
         labels = head.get("labels")
         return Entry(
@@ -232,19 +241,29 @@ class Library:
         above = self._head(parent, (*chain, path)) if parent is not None else None
         return None if above is None else {**above, **head}
 
-    def _not_found_hint(self, name: str, beside: Path | None) -> str:
+    def _not_found(self, name: str, beside: Path | None) -> NotFoundError:
+        if not name.strip():
+            return NotFoundError("an empty name means no loop", hint="`ll-loop list` shows all loops")
+        if ("/" in name or name in (".", "..")) and os.path.isdir((beside or Path.cwd()) / name):
+            return NotFoundError(
+                f"`{name}` is a folder, not a loop file", hint=f"to check all in it: `ll-loop validate {name}`"
+            )
         folders = [folder for folder in (beside, self.loops, self.bundled) if folder is not None]
         names = [_catalogue_name(path.relative_to(folder)) for folder in folders for path in _loop_files(folder)]
         near = difflib.get_close_matches(_catalogue_name(Path(name)), names, n=1)
-        places = ", ".join(dict.fromkeys(self._show(folder) for folder in folders))
+        places = ", ".join(dict.fromkeys(self.shown(folder) for folder in folders if folder != self.bundled))
         question = f"did you mean `{near[0]}`? " if near else ""
-        return f"{question}looked in {places}"
+        return NotFoundError(f"no loop `{name}`", hint=f"{question}looked in {places} and among the built-in loops")
 
 
 class _Looks(Struct):
-    """The sources of one check; remembers every file it looked for, so that the result can be kept just so long."""
+    """The sources of one check; remembers every file it looked for, so that the result can be kept just so long.
+
+    `instead` has contents that count in place of what the disk holds.
+    """
 
     library: Library
+    instead: Mapping[Path, bytes] = field(default_factory=dict)
     seen: dict[Path, Stamp] = field(default_factory=dict)
 
     def look(self, path: Path) -> Stamp:
@@ -253,7 +272,13 @@ class _Looks(Struct):
         return self.seen[path]
 
     def read(self, path: Path) -> Parsed:
-        return self.library._read(path, self.look(path))[0]
+        return self.parsed(path)[0]
+
+    def parsed(self, path: Path) -> tuple[Parsed, str]:
+        data = self.instead.get(path)
+        if data is not None:
+            return parse(data, self.library.shown(path)), hashlib.sha256(data).hexdigest()
+        return self.library._read(path, self.look(path))
 
     def find_loop(self, name: str, beside: Path) -> Path | None:
         return self.find(name, beside)

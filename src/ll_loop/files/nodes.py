@@ -24,7 +24,7 @@ MAX_PROBLEMS: Final = 100
 
 ROOT: Final = "<root>"
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # without libyaml slower, otherwise the same
+yaml_loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # without libyaml slower, otherwise the same
 
 _TAG = "tag:yaml.org,2002:"
 _STR, _BOOL, _NULL, _MERGE = _TAG + "str", _TAG + "bool", _TAG + "null", _TAG + "merge"
@@ -237,7 +237,7 @@ class _Reader:
         self._anchors: dict[str, _Anchored | None] = {}
 
     def read(self, text: str) -> Any:
-        loader = self._loader = _Loader(text)
+        loader = self._loader = yaml_loader(text)
         self._construct: dict[str, Callable[[yaml.ScalarNode], Any]] = {
             _NULL: loader.construct_yaml_null,
             _BOOL: loader.construct_yaml_bool,
@@ -421,7 +421,7 @@ class _Reader:
 
 def implied_tag(text: str) -> str:
     """The tag that a plain scalar has by its looks."""
-    kinds = _Loader.yaml_implicit_resolvers.get(text[:1], ())
+    kinds = yaml_loader.yaml_implicit_resolvers.get(text[:1], ())
     return next((tag for tag, pattern in kinds if pattern.match(text)), _STR)
 
 
