@@ -19,6 +19,7 @@ from ll_loop.core.context import (
     elapsed_text,
     initial_context,
     missing_inputs,
+    told_missing,
 )
 from ll_loop.core.model import Evaluate, Judge, Loop, Parameter, Shell, State, SubLoop
 from ll_loop.core.template import MissingValue, render
@@ -217,10 +218,7 @@ def test_the_loop_is_left_alone_by_what_a_run_does_with_its_context() -> None:
 
 def test_missing_context_variables_are_named_once_and_sorted() -> None:
     demo = loop("echo ${context.who} ${context.b.c} # ${context.a}", "echo ${context.who:shell}")
-    assert missing_inputs(demo, {}) == [
-        f"Missing required context variable: '{key}'. Run with: ll-loop run demo --context {key}=VALUE"
-        for key in ("a", "b", "who")
-    ]
+    assert missing_inputs(demo, {}) == ["a", "b", "who"]
 
 
 def test_only_the_first_part_of_a_path_is_demanded() -> None:
@@ -241,10 +239,15 @@ def test_the_prompt_of_a_judge_is_looked_at_as_well() -> None:
 def test_required_inputs_need_a_value_that_is_not_empty() -> None:
     demo = loop("echo ${context.topic}", required_inputs=("topic",))
     assert missing_inputs(demo, {"topic": "x"}) == []
-    assert missing_inputs(demo, {"topic": ""}) == [
-        "loop 'demo' requires input 'topic' but none was provided. Pass it via: ll-loop run demo <value>"
-    ]
-    assert len(missing_inputs(demo, {})) == 1
+    assert missing_inputs(demo, {"topic": ""}) == ["topic"]
+    assert missing_inputs(demo, {}) == ["topic"]
+
+
+def test_missing_values_are_told_with_a_command_that_gives_them() -> None:
+    demo = loop("", input_key="topic")
+    message, hint = told_missing(demo, ["must", "topic"], "team/demo")
+    assert message == "loop `team/demo` needs 2 values: must, topic"
+    assert hint == "ll-loop run team/demo TOPIC --context must=VALUE"
 
 
 # --- sub-loops and fragments -----------------------------------------------------------------------------

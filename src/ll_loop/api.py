@@ -26,6 +26,7 @@ import anyio
 import anyio.abc
 from msgspec import Struct
 
+from .core.context import may_read
 from .core.effects import Answer, Effect, LoadLoop
 from .core.events import Event
 from .core.frame import Run
@@ -87,6 +88,7 @@ __all__ = [
     "is_pattern",
     "is_public",
     "load_config",
+    "may_read",
     "read_config",
     "rename",
     "report_on",

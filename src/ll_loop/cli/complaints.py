@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import textwrap
 import traceback
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from .forms import problem_to_json, text_of
 from .terminal import STDERR, STDOUT, look_at, say
 
 USAGE, INTERNAL = 64, 70
+_OUT_OF_RANGE = re.compile(r"'?(.*?)'? is not (?:a valid|in the range)")
 
 
 def complain(error: BaseException, words: list[str], commands: Sequence[str], *, runs: bool) -> int:
@@ -78,7 +80,23 @@ def _usage_message(error: click.UsageError) -> str:
     if isinstance(error, click.NoSuchOption):
         command = error.ctx.command_path if error.ctx else "ll-loop"
         return f"`{command}` has no option `{error.option_name}`"
+    if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
+        return _bad_value(error)
     return error.format_message().rstrip(".")
+
+
+def _bad_value(error: click.BadParameter) -> str:
+    """What is wrong with a value, under the long name of its option."""
+    param = error.param
+    name = max(param.opts, key=len) if param is not None else error.param_hint or "value"
+    message = error.message.rstrip(".")
+    kind = param.type if param is not None else None
+    found = _OUT_OF_RANGE.match(message)
+    if found and isinstance(kind, click.IntRange | click.FloatRange):
+        what = "a whole number" if isinstance(kind, click.IntRange) else "a number"
+        least = f" of at least {kind.min:g}" if kind.min is not None else ""
+        return f"`{name}` must be {what}{least}, not `{found[1]}`"
+    return f"`{name}`: {message}"
 
 
 def _usage_hint(error: click.UsageError) -> str:

@@ -23,7 +23,7 @@ class KeyValue(click.ParamType[tuple[str, str]]):
             return value
         key, mark, text = str(value).partition("=")
         if not mark or not key.strip():
-            self.fail(f"{value!r} is not of the form KEY=VALUE", param, ctx)
+            self.fail(f"`{value}` is not of the form KEY=VALUE", param, ctx)
         return key.strip(), text
 
 

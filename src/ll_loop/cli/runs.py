@@ -72,7 +72,7 @@ async def run(requests: Sequence[Request], wishes: Wishes) -> int:
             _mention_warnings(session.library, [request.name for request in requests])
             _mention_problems(handles)
             for handle, request in zip(handles, requests, strict=True):
-                _mention_typos(handle, [key for key, _ in request.texts])
+                _mention_doubts(handle, request.texts)
         return handles
 
     return await _see_through(start, wishes)
@@ -95,14 +95,19 @@ def _mention_problems(handles: Sequence[RunHandle]) -> None:
     mention([*dict.fromkeys(problem for handle in handles for problem in handle.problems)])
 
 
-def _mention_typos(handle: RunHandle, keys: Iterable[str]) -> None:
-    """Say that a context value has a name that the loop does not know, but one much like it."""
-    known = {*handle.loop.context, *handle.loop.parameters, *handle.loop.required_inputs}
-    for key in keys:
-        near = [] if key in known else get_close_matches(key, known, n=1, cutoff=0.75)
-        if near:
-            line = f"warning: {handle.loop.name} knows no context value `{key}`; did you mean `{near[0]}`?"
-            say(look_at(STDERR, os.environ).fit(line), fd=STDERR)
+def _mention_doubts(handle: RunHandle, texts: Texts) -> None:
+    """Say of context values that nothing in the loop reads them, or that they are of another type than those there."""
+    loop, look = handle.loop, look_at(STDERR, os.environ)
+    known = {*loop.context, *loop.parameters, *loop.required_inputs, loop.input_key}
+    for key, text in texts:
+        before = loop.context.get(key)
+        if isinstance(before, bool | int | float) and isinstance(handle.context.get(key), str):
+            what = "true or false" if isinstance(before, bool) else "a number"
+            say(look.fit(f"warning: {loop.name}: `{key}` was {what} and is now the text `{text}`"), fd=STDERR)
+        elif key not in known and not api.may_read(loop, key):
+            near = get_close_matches(key, known, n=1, cutoff=0.75)
+            more = f"did you mean `{near[0]}`?" if near else f"it knows: {', '.join(sorted(known))}"
+            say(look.fit(f"warning: {loop.name} knows no context value `{key}`; {more}"), fd=STDERR)
 
 
 async def resume(wanted: str | None, max_steps: int | None, max_iterations: int | None, wishes: Wishes) -> int:

@@ -89,7 +89,7 @@ def exit_words(code: int | None) -> str:
 Words = Callable[[Mapping[str, Any]], str]
 
 _NOTES: Mapping[str, Words] = {
-    "warning": lambda r: f"warning: {r['message']}",
+    "warning": lambda r: f"warning: {r['state']}: {r['message']}" if r.get("state") else f"warning: {r['message']}",
     "action_error": lambda r: f"{r['state']}: {r['error']}",
     "retry_exhausted": lambda r: f"{r['state']}: no more retries after {r['retries']}, going to {r['next']}",
     "cycle_detected": lambda r: f"cycle: {r['from']} -> {r['to']} was taken {r['count']} times (limit {r['max']})",

@@ -203,7 +203,7 @@ def _set_absent(context: dict[str, Any], values: Mapping[str, Any] | Iterator[tu
 
 
 def missing_inputs(loop: Loop, context: Mapping[str, Any]) -> list[str]:
-    """What a run of this loop would miss, one message each; empty when it may start.
+    """The context values that a run of this loop would miss; empty when it may start.
 
     Every unguarded `${context.KEY...}` in an action or a judge's prompt needs KEY, whatever comes after it;
     every one of `required_inputs` needs a value that is not empty.
@@ -217,13 +217,25 @@ def missing_inputs(loop: Loop, context: Mapping[str, Any]) -> list[str]:
     }
     absent = sorted(wanted - context.keys())
     empty = [key for key in loop.required_inputs if not context.get(key) and key not in absent]
-    return [
-        f"Missing required context variable: '{key}'. Run with: ll-loop run {loop.name} --context {key}=VALUE"
-        for key in absent
-    ] + [
-        f"loop '{loop.name}' requires input '{key}' but none was provided. Pass it via: ll-loop run {loop.name} <value>"
-        for key in empty
-    ]
+    return [*absent, *empty]
+
+
+def may_read(loop: Loop, key: str) -> bool:
+    """Whether a text of the loop names a context value, or one of its sub-loops is given all of them."""
+    if any(isinstance(state.work, SubLoop) and state.work.passthrough for state in loop.states.values()):
+        return True
+    texts = repr(loop.states)
+    return "LL_CTX_" in texts or re.search(rf"context\.{re.escape(key)}\b", texts) is not None
+
+
+def told_missing(loop: Loop, missing: Sequence[str], name: str) -> tuple[str, str]:
+    """What to say of missing values: the message, and a command that gives them. `name` is the loop as typed."""
+    values = "a value" if len(missing) == 1 else f"{len(missing)} values"
+    message = f"loop `{name}` needs {values}: {', '.join(missing)}"
+    given = [f"--context {key}=VALUE" for key in missing if key != loop.input_key]
+    if loop.input_key in missing:
+        given.insert(0, loop.input_key.upper())
+    return message, f"ll-loop run {name} {' '.join(given)}"
 
 
 def _checked_templates(state: State) -> Iterator[str]:

@@ -69,6 +69,6 @@ def exit_code_of(ending: Ending) -> int:
 
 
 def combined_exit_code(codes: Iterable[int]) -> int:
-    """The exit code of a batch: the first of 70, 74, 73, 143, 130, 129, 75, 1, 2, 0 that any run has."""
+    """The exit code of a batch: the first of the codes below that any run has, else 0."""
     seen = set(codes)
-    return next((code for code in (70, 74, 73, 143, 130, 129, 75, 1, 2) if code in seen), 0)
+    return next((code for code in (70, 74, 73, 143, 130, 129, 75, 66, 65, 64, 1, 2) if code in seen), 0)

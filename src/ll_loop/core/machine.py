@@ -12,6 +12,7 @@ Inside, a move is a chain of steps: each returns the next step, a `Wait` for an 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -426,8 +427,20 @@ def _after_next(move: Move, done: ActionDone) -> Next:
         move.ask_to_stop(StopAsked("system_signal"))
         return partial(_leave, target=None)
     if done.exit_code:
-        move.warn(f"the action ended with exit code {done.exit_code}; `next` goes on without `on_error`")
+        move.warn(f"{_failure(done)}; `next` goes on without `on_error`")
     return partial(_leave, target=move.target(state.routes.next))
+
+
+_SCRIPT = re.compile(r"^\S*/ll-action-\w+\.sh: ")
+"""How bash begins a complaint; the temporary file's name says nothing to a person."""
+
+
+def _failure(done: ActionDone) -> str:
+    """How an action failed, with the last thing that it complained about."""
+    if done.timeout_kind:
+        return "the action timed out"
+    last = _SCRIPT.sub("", done.stderr.strip().rpartition("\n")[2])[:200]
+    return f"the action ended with exit code {done.exit_code}" + (f" ({last})" if last else "")
 
 
 def _is_retryable(move: Move, done: ActionDone) -> bool:

@@ -240,7 +240,10 @@ VISIBILITIES: Final = ("public", "internal", "example")
 MODEL_HINTS: Final = ("coding", "reasoning", "burst")
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest of `known`, or nothing."""
-    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-    return f"did you mean `{near[0]}`?" if near else ""
+def did_you_mean(word: str, known: Iterable[str], *, few: int = 8) -> str:
+    """A hint that names the nearest of `known`; if none is near, all of them where they are no more than `few`."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean `{near[0]}`?"
+    return f"known: {', '.join(names)}" if 0 < len(names) <= few else ""

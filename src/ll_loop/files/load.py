@@ -5,6 +5,7 @@ Every step goes on after a complaint as long as what follows still means somethi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -44,7 +45,7 @@ def _has_required(data: Map, out: Complaints) -> bool:
     missing = [key for key in ("name", "initial", states) if data.get(key) is None]
     if missing:
         words = ", ".join(f"`{key}`" for key in missing)
-        hint = did_you_mean(missing[0], data.keys() - TOP_LEVEL)
+        hint = _hint_on_missing(missing, data)
         out.error(data.at, "load.missing-required", f"missing: {words}", hint=hint)
     found = data.get("states")
     if isinstance(found, Map):
@@ -56,6 +57,14 @@ def _has_required(data: Map, out: Complaints) -> bool:
     elif found is not None:
         out.error(data.values_at["states"], "load.states-shape", "`states` must be a mapping of names to states")
     return False
+
+
+def _hint_on_missing(missing: Sequence[str], data: Map) -> str:
+    near = did_you_mean(missing[0], data.keys() - TOP_LEVEL, few=0)
+    names = data.get("states")
+    if missing == ["initial"] and not near and isinstance(names, Map):
+        return f"the first state's name; states here are {', '.join(names)}"
+    return near and near.replace("did you mean", "is it").replace("?", f" here, for `{missing[0]}`?")
 
 
 def _executables(data: Map, sources: Sources) -> frozenset[str]:

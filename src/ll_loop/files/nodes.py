@@ -411,12 +411,14 @@ class _Reader:
         return Mark(self.file, at.line + 1, at.column + 1)
 
     def _syntax(self, error: yaml.MarkedYAMLError, text: str) -> _UnreadableError:
-        at = error.problem_mark or error.context_mark
+        said = " ".join(part for part in (error.context, error.problem) if part)
+        known = (told for pattern, told in _SYNTAX if re.search(pattern, said))
+        message, at_context, hint = next(known, (said, False, ""))
+        at = (error.context_mark if at_context else None) or error.problem_mark or error.context_mark
         mark = Mark(self.file, at.line + 1, at.column + 1) if at is not None else Mark(self.file, 1, 1)
         lines = text.splitlines()
         line = lines[mark.line - 1] if mark.line <= len(lines) else ""
-        message = " ".join(part for part in (error.context, error.problem) if part)
-        return _unreadable(mark, f"not YAML: {message}", _syntax_hint(line, mark.column))
+        return _unreadable(mark, f"not YAML: {message}", _syntax_hint(line, mark.column) or hint)
 
 
 def implied_tag(text: str) -> str:
@@ -429,6 +431,22 @@ def is_plain_text(text: str) -> bool:
     """Whether a word without signs of its own, written bare, is text and not a number, a boolean or a date."""
     return bool(text) and implied_tag(text) == _STR
 
+
+_SYNTAX: tuple[tuple[str, tuple[str, bool, str]], ...] = (
+    ("quoted scalar.*unexpected end", ("this quote is never closed", True, "")),
+    ("quoted scalar.*document indicator", ("this quote is not closed before the document ends", True, "")),
+    ("flow sequence", ("this `[` is not closed with `]`, or a `,` is missing after it", True, "")),
+    ("flow mapping", ("this `{` is not closed with `}`, or a `,` is missing after it", True, "")),
+    ("simple key.*expected ':'", ("a key without `:`", True, "text over several lines needs a block (`|`)")),
+    (
+        "block mapping.*expected",
+        ("this line fits to no key above it", False, "keys of a mapping begin in one column"),
+    ),
+    ("block collection.*expected", ("this line fits to no `-` above it", False, "items of a list begin in one column")),
+    ("mapping values are not allowed", ("a `: ` too many", False, "text that contains `: ` needs quotes")),
+    ("unknown escape", ("no such escape within double quotes", False, "use single quotes, or double the `\\`")),
+)
+"""What parsers say; what it means, whether it is about the place where something began, and what to do."""
 
 _SWITCH_WORDS = frozenset({"yes", "no", "on", "off"})
 

@@ -46,10 +46,10 @@ class Resolver(Struct):
         if not parsed.readable:
             return None
         if not isinstance(parsed.value, Map):
-            what = "empty" if parsed.value is None else "not a mapping"
-            self.out.error(
-                parsed.at, "load.not-mapping", f"the file is {what}", hint="a loop file is `key: value` lines"
-            )
+            kind = "a list" if isinstance(parsed.value, Seq) else "one value"
+            what = "empty" if parsed.value is None else f"{kind}, not a mapping"
+            hint = "a loop has at least `name:`, `initial:` and `states:`"
+            self.out.error(parsed.at, "load.not-mapping", f"the file is {what}", hint=hint)
             return None
         return parsed.value
 

@@ -20,7 +20,7 @@ from .handle import RunHandle
 from .locks import Locks, Ticket
 from .mirror import Foreign, Mirror
 
-HINT = "wait for it with --queue"
+HINT = "wait for it with --queue, or end it with `ll-loop stop`"
 NESTED_HINT = "a call from within an action does not wait for others, who may wait for that action's run"
 NAMED = 3
 """How many of those ahead are named: all of them, to each of a thousand in a line, would be a lot of text."""

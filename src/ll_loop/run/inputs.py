@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from ..core.context import initial_context, missing_inputs
+from ..core.context import initial_context, missing_inputs, told_missing
 from ..core.model import Loop, Wishes
 from ..errors import NotFoundError, Problem
 from ..files.config import Config
@@ -42,7 +42,8 @@ def inputs_of(loop: Loop, request: Request, project: Path, config: Config, run_d
     )
     missing = missing_inputs(loop, context)
     if missing:
-        raise NotFoundError("\n".join(missing))
+        message, hint = told_missing(loop, missing, request.name)
+        raise NotFoundError(message, hint=hint)
     return Inputs(context, extras, (*program.problems, *_without_effect(loop, request)))
 
 

@@ -346,7 +346,8 @@ def rebuild(run: StoredRun, library: Library) -> tuple[Loop, Replayed]:
         raise RefusedError(f"run {run.run_id} is still running (process {run.owner.pid})")
     completed = run.completed
     if completed is not None and not run.is_resumable:
-        raise RefusedError(f"run {run.run_id} has ended ({completed['terminated_by']}); there is nothing to resume")
+        message = f"run {run.run_id} has ended ({completed['terminated_by']}); there is nothing to resume"
+        raise RefusedError(message, hint=f"to start anew: `ll-loop run {run.loop}`")
     loop = _same_loop(library, run.created, run)
     return loop, replay(loop, run.text.records, lambda document: _same_loop(library, document, run))
 

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from ..core.endings import exit_code_of, status_of
+from ..core.frame import Frame
 from ..core.machine import RESUMABLE
 from ..core.model import Ending, TerminatedBy
 from ..errors import LoopError, RefusedError, StorageError
@@ -51,10 +52,19 @@ def result_of(handle: RunHandle, error: BaseException | None) -> RunResult:
         run_dir=f"{handle.artifacts}/",
         failure_terminal=ending.failure_terminal,
         error=ending.error,
-        hint=error.hint if isinstance(error, LoopError) else "",
+        hint=error.hint if isinstance(error, LoopError) else _hint_on(ending, run.root),
         resumable=isinstance(error, StorageError) or (ending.by in RESUMABLE and status_of(ending) != "failed"),
         worktree=_worktree_of(handle),
     )
+
+
+def _hint_on(ending: Ending, frame: Frame) -> str:
+    state = frame.loop.states.get(frame.state)
+    if ending.by != "no_route" or state is None or not frame.turn.verdict:
+        return ""
+    known = state.routes.on if state.routes.table is None else state.routes.table
+    has = f"it has {', '.join(f'`{verdict}`' for verdict in known)}" if known else "it has none"
+    return f"state `{frame.state}` has no route for the verdict `{frame.turn.verdict}`; {has}"
 
 
 def _result_without_run(handle: RunHandle, error: BaseException | None) -> RunResult:
