@@ -23,7 +23,7 @@ from ..core.model import Loop
 from ..errors import CannotCreateError, Problem, RefusedError
 from .library import Library
 from .nodes import MAX_BYTES, Map, Mark, Seq, parse, yaml_loader
-from .repairs import OLD_SPELLING, REPAIRS, Word, renewals
+from .repairs import OLD_SPELLING, REPAIRS, Word, renewals, requoted
 from .restructure import STRUCTURAL, TOLD, MissingExtraError, restructured
 
 _ROUNDS = 5
@@ -182,8 +182,9 @@ class _Workshop(Struct, frozen=True):
         for renewal in renewals(draft.data):
             place = (renewal.at.line, renewal.at.column)
             found = self._word(draft, place)
-            if found and not (found[1].quote and renewal.new.startswith('"')):
-                yield _edit(found[0], place, OLD_SPELLING, found[1], renewal.new, None)
+            if found and not (renewal.quoted and found[1].quote):
+                new = f'"{renewal.new}"' if renewal.quoted else requoted(found[1], renewal.new)
+                yield _edit(found[0], place, OLD_SPELLING, found[1], new, None)
 
     def _word(self, draft: _Draft, place: Place) -> tuple[int, Word] | None:
         """The scalar that stands at `place`, if it is written out there on one line."""

@@ -73,7 +73,8 @@ def _is_one_slip(word: str, other: str) -> bool:
     )
 
 
-def _requoted(word: Word, new: str) -> str:
+def requoted(word: Word, new: str) -> str:
+    """`new` within the quotes that `word` has."""
     return f"{word.quote}{new}{word.quote}"
 
 
@@ -85,7 +86,7 @@ def _key(*known: Iterable[str]) -> Repair:
         if word.holder is None or word.value in _ANYWHERE:
             return None
         new = _respelt(word.value, names)
-        return _requoted(word, new) if new and new not in word.holder else None
+        return requoted(word, new) if new and new not in word.holder else None
 
     return repair
 
@@ -101,7 +102,7 @@ def _one_of(known: Iterable[str], others: Mapping[str, str] | None = None) -> Re
 
     def repair(word: Word) -> str | None:
         new = (others or {}).get(word.value) or _respelt(word.value, names)
-        return _requoted(word, new) if new else None
+        return requoted(word, new) if new else None
 
     return repair
 
@@ -159,10 +160,11 @@ REPAIRS: Mapping[str, Repair] = {
 
 
 class Renewal(Struct, frozen=True):
-    """A key that has a better spelling of the same meaning. `at` is where it stands."""
+    """A key at `at` that has a better spelling, in quotes if `quoted`, of the same meaning."""
 
     at: Mark
     new: str
+    quoted: bool = False
 
 
 OLD_SPELLING = "old-spelling"
@@ -189,4 +191,6 @@ def _of_state(state: Map) -> Iterator[Renewal]:
     route = state.get("route")
     for verdict in ("yes", "no", "on", "off"):
         if isinstance(route, Map) and verdict in route:
-            yield Renewal(route.keys_at[verdict], f'"{verdict}"')  # little-loops takes the bare word for a boolean
+            yield Renewal(
+                route.keys_at[verdict], verdict, quoted=True
+            )  # little-loops takes the bare word for a boolean

@@ -53,10 +53,10 @@ def check_all(library: Library, wanted: Iterable[str] = ()) -> list[Report]:
     """
     words = list(wanted)
     pairs = _own(library) if not words else (pair for word in words for pair in _meant(library, word))
-    found: dict[object, Report] = {}
+    found: dict[Path | str, Report] = {}
     for name, path in pairs:
-        if (path or name) not in found:
-            found[path or name] = report_on(library, name, path)
+        report = report_on(library, name, path)
+        found.setdefault(report.path or name, report)
     return list(found.values())
 
 
@@ -115,7 +115,7 @@ def _meant(library: Library, word: str) -> Iterator[tuple[str, Path | None]]:
         files = loops_below(library, folder)
         if not files:
             raise NotFoundError(f"no loop file in `{word}`", hint="a loop is a .yaml file with `initial` and `states`")
-        yield from ((os.path.join(word, file.relative_to(folder)), file) for file in files)
+        yield from ((os.path.normpath(os.path.join(word, file.relative_to(folder))), file) for file in files)
     elif is_pattern(word):
         yield from ((name, library.resolve(name)) for name in expand(library, [word]))
     else:

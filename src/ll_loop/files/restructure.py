@@ -86,6 +86,7 @@ def _states_by_name(document: Any, _: Problem) -> bool:
     if not names or len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
         return False
     by_name = type(document)()
+    by_name.ca.comment = states.ca.comment  # what stands above the first
     for name, state in zip(names, states, strict=True):
         del state["name"]
         by_name[name] = state
