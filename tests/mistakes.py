@@ -52,6 +52,7 @@ LOOPS: Mapping[str, str] = {
 }
 
 _VOLATILE = (
+    (re.compile(r"^stopping: .*\n", re.MULTILINE), ""),  # only while the end takes its time
     (re.compile(r"\d{8}T\d{6}-([a-z-]+)-[0-9a-f]{8}"), r"20261122T143001-\1-7f3a9c01"),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\dZ"), "2026-11-22T14:30:01Z"),
     (re.compile(r"dur=\d+\.\d\ds"), "dur=0.01s"),

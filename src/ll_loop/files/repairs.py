@@ -191,6 +191,4 @@ def _of_state(state: Map) -> Iterator[Renewal]:
     route = state.get("route")
     for verdict in ("yes", "no", "on", "off"):
         if isinstance(route, Map) and verdict in route:
-            yield Renewal(
-                route.keys_at[verdict], verdict, quoted=True
-            )  # little-loops takes the bare word for a boolean
+            yield Renewal(route.keys_at[verdict], verdict, quoted=True)  # bare, little-loops reads a boolean
