@@ -94,9 +94,14 @@ def _bad_value(error: click.BadParameter) -> str:
     found = _OUT_OF_RANGE.match(message)
     if found and isinstance(kind, click.IntRange | click.FloatRange):
         what = "a whole number" if isinstance(kind, click.IntRange) else "a number"
-        least = f" of at least {kind.min:g}" if kind.min is not None else ""
-        return f"`{name}` must be {what}{least}, not `{found[1]}`"
+        return f"`{name}` must be {what}{_bounds(kind)}, not `{found[1]}`"
     return f"`{name}`: {message}"
+
+
+def _bounds(kind: click.IntRange | click.FloatRange) -> str:
+    if kind.min is not None and kind.max is not None:
+        return f" from {kind.min:g} to {kind.max:g}"
+    return f" of at least {kind.min:g}" if kind.min is not None else ""
 
 
 def _usage_hint(error: click.UsageError) -> str:

@@ -15,6 +15,7 @@ from ..api import Request, RunHandle, Session
 from .asking import is_somebody_there
 from .complaints import mention
 from .forms import text_of
+from .options import Texts
 from .plan import plan_lines, plan_to_json
 from .running import Outlook
 from .terminal import STDERR, STDOUT, look_at, say
