@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from ll_loop import api
-from ll_loop.api import Fixed, Library
+from ll_loop.api import Library
 from ll_loop.errors import CannotCreateError, RefusedError
+from ll_loop.files.fixes import Fixed
 from ll_loop.files.repairs import one_slip
 
 HEAD = "name: x\ndescription: d\nscope: [s/]\ninitial: a\n"

@@ -33,13 +33,11 @@ from .core.frame import Run
 from .core.machine import with_overrides
 from .core.replay import INPUTS
 from .core.simulate import Perform, walk
-from .errors import RefusedError
+from .errors import Problem, RefusedError
 from .files.config import DEFAULT, Config, load_config, read_config
-from .files.fixes import Fixed, can_be_mended, fix, write_fixed
 from .files.library import Entry, Library
 from .files.places import find_project
 from .files.reports import Report, check_all, expand, folder_of, is_pattern, report_on
-from .files.restructure import INSTALL as FIX_EXTRA
 from .run import control
 from .run.bus import Reader
 from .run.handle import RunHandle
@@ -53,15 +51,14 @@ from .run.trial import Trial, Tried
 if TYPE_CHECKING:
     from .files.authoring import Created as Created
     from .files.authoring import Installed as Installed
+    from .files.fixes import Fixed as Fixed
     from .files.fragments import FragmentLibrary as FragmentLibrary
     from .files.renaming import Change as Change
     from .files.renaming import Renaming as Renaming
 
 __all__ = [
-    "FIX_EXTRA",
     "Config",
     "Entry",
-    "Fixed",
     "Library",
     "Reader",
     "Report",
@@ -263,6 +260,30 @@ def stored_state(project: Path | str | None, run_id: str, *, config: Config | No
         return {}
     document.pop("context", None)
     return document
+
+
+def can_be_mended(problem: Problem) -> bool:
+    """Whether there may be a repair for a complaint; whether it helps, only `fix` can tell."""
+    from .files import repairs, restructure  # here and below: runs need none of it
+
+    return problem.rule in repairs.REPAIRS or problem.rule in restructure.STRUCTURAL
+
+
+def fix(library: Library, path: Path) -> Fixed:
+    """Mend a copy of the loop file `path`, which exists. Only what stands in that very file is mended."""
+    from .files import fixes
+
+    return fixes.fix(library, path)
+
+
+def write_fixed(fixed: Fixed) -> None:
+    """Put the mended file in place of the old one, all at once: a reader sees the old text or the new one.
+
+    Raises RefusedError if the file was changed meanwhile, CannotCreateError if the disk refuses; both leave it alone.
+    """
+    from .files import fixes
+
+    fixes.write_fixed(fixed)
 
 
 def simulate(library: Library, request: Request, perform: Perform) -> Generator[Event, None, Run]:

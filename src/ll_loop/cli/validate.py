@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
 from .. import __version__, api
-from ..api import Fixed, Library, Report
+from ..api import Library, Report
 from ..errors import Problem, UsageError
 from .complaints import folded, mention
 from .forms import report_to_json, text_of
 from .terminal import STDERR, STDOUT, look_at, say
 from .words import plural
 
+if TYPE_CHECKING:
+    from ..api import Fixed
+
 Form = Literal["text", "json", "github", "sarif"]
 WRONG, MISSING = 65, 66
+INSTALL = "pip install 'll-loop[fix]'"
 
 
 class Asked(Struct, frozen=True):
@@ -160,7 +164,7 @@ def _hints(outcome: Outcome) -> Iterator[str]:
     elif not asked.fix and mendable:
         yield f"--fix can mend {mendable} of them, --diff shows how"
     if left:
-        yield f"{left} more can be mended with ruamel.yaml: {api.FIX_EXTRA}"
+        yield f"{left} more can be mended with ruamel.yaml: {INSTALL}"
     if asked.strict and exit_code(outcome.reports, strict=True) and not exit_code(outcome.reports):
         yield "with --strict, warnings make a loop wrong"
 

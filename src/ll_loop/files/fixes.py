@@ -67,11 +67,6 @@ class Fixed(Struct, frozen=True):
         return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 
-def can_be_mended(problem: Problem) -> bool:
-    """Whether there may be a repair for a complaint; whether it helps, only `fix` can tell."""
-    return problem.rule in REPAIRS or problem.rule in STRUCTURAL
-
-
 def fix(library: Library, path: Path) -> Fixed:
     """Mend a copy of the loop file `path`, which exists. Only what stands in that very file is mended."""
     before = path.read_bytes()[: MAX_BYTES + 1]

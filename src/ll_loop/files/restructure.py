@@ -19,8 +19,6 @@ from .nodes import yaml_loader
 if TYPE_CHECKING:
     from ruamel.yaml import YAML
 
-INSTALL = "pip install 'll-loop[fix]'"
-
 _INDENTS = ((2, 2, 0), (2, 4, 2), (4, 4, 0), (4, 4, 2), (4, 6, 4))
 _COMMENT = re.compile(r"(?:^|\s)(#[^\r\n]*)")
 
