@@ -204,7 +204,7 @@ def test_a_wrong_value_is_told_and_the_others_still_count_for_those_who_look(tmp
         (".ll/ll-config.json", "", "1:1: not JSON: expecting value"),
         (".ll/ll-config.json", "[" * 100_000, "1:1: nested too deeply"),
         (".ll/ll.local.md", "---\nloops: {\n", "1:1: the front matter has no end"),
-        (".ll/ll.local.md", "---\nloops:\n  a: b: c\n---\n", "3:7: not YAML: mapping values are not allowed"),
+        (".ll/ll.local.md", "---\nloops:\n  a: b: c\n---\n", "3:7: not YAML: a `: ` too many"),
         (".ll/ll.local.md", "---\n- a\n---\n", "2:1: must be a mapping of keys to values"),
     ],
 )

@@ -63,7 +63,7 @@ class _Check:
 
     def _unknown(self, name: str, key: str, prefix: str, at: Mark) -> None:
         beside = {known.removeprefix(prefix).split(".")[0] for known in self._keys if known.startswith(prefix)}
-        hint = did_you_mean(key, beside)
+        hint = did_you_mean(key, beside, few=0)
         self._out.warn(at, "config.unknown-key", f"unknown key `{name}`", path=name, hint=hint)
 
 

@@ -94,7 +94,7 @@ class _Reader:
         name = heading.lower()
         text = "\n".join(line for _, line in lines).strip()
         if name not in SECTIONS:
-            if hint := did_you_mean(name, SECTIONS):
+            if hint := did_you_mean(name, SECTIONS, few=0):
                 self.warn(at, f"the section `{heading}` means nothing", hint)
             return
         if name in self.seen:
