@@ -117,11 +117,14 @@ def refuse_existing(library: Library, name: str) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Replace the content of a file at once: it is never seen half written. Raises OSError."""
+    """Replace the content of a file at once: it is never half written, not even after a crash. Raises OSError."""
     path = path.resolve()
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        draft.write_bytes(data)
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         with suppress(FileNotFoundError):
             draft.chmod(path.stat().st_mode & 0o7777)
         draft.replace(path)

@@ -8,8 +8,6 @@ complaint is gone, nothing new is wrong, and (for a mere spelling) the loop is e
 from __future__ import annotations
 
 import difflib
-import os
-import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from msgspec.structs import replace
 
 from ..core.model import Loop
 from ..errors import CannotCreateError, Problem, RefusedError
+from .authoring import replace_file
 from .library import Library
 from .nodes import MAX_BYTES, Map, Mark, Seq, parse, yaml_loader
 from .repairs import OLD_SPELLING, REPAIRS, Word, renewals, requoted
@@ -31,7 +30,7 @@ _SAME_MEANING = frozenset({OLD_SPELLING, "load.not-boolean", "state.path-command
 Place = tuple[int, int]
 
 
-class Change(Struct, frozen=True):
+class Correction(Struct, frozen=True):
     """What was mended, with the rule that complained about it: the word `old` is now `new`, or `told` says it."""
 
     line: int
@@ -57,7 +56,7 @@ class Fixed(Struct, frozen=True):
     shown: str
     before: bytes
     after: bytes
-    changes: tuple[Change, ...] = ()
+    changes: tuple[Correction, ...] = ()
     left: int = 0
 
     def diff(self) -> str:
@@ -77,7 +76,7 @@ def fix(library: Library, path: Path) -> Fixed:
         return Fixed(path, shown, before, before)
     workshop = _Workshop(library, path, shown)
     draft = workshop.draft(text)
-    changes: list[Change] = []
+    changes: list[Correction] = []
     for _ in range(_ROUNDS):
         draft, more = workshop.improved(draft, workshop.repairs(draft))
         changes += more
@@ -94,27 +93,18 @@ def write_fixed(fixed: Fixed) -> None:
 
     Raises RefusedError if the file was changed meanwhile, CannotCreateError if the disk refuses; both leave it alone.
     """
-    target = fixed.path.resolve()
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        if target.read_bytes() != fixed.before:
+        if fixed.path.read_bytes() != fixed.before:
             raise RefusedError(f"{fixed.shown} was changed meanwhile and is left alone", hint="try again")
-        with open(temporary, "xb") as file:
-            file.write(fixed.after)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, target.stat().st_mode & 0o7777)
-        os.replace(temporary, target)
+        replace_file(fixed.path, fixed.after)
     except OSError as error:
         raise CannotCreateError(f"cannot write {fixed.shown}: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _Edit(Struct, frozen=True):
     start: int
     end: int
-    change: Change
+    change: Correction
     complaint: Problem | None = None
 
 
@@ -190,7 +180,7 @@ class _Workshop(Struct, frozen=True):
         bare = found.event.anchor is None and not raw.startswith("!") and found.event.style not in ("|", ">")
         return (found.start, Word(raw, found.event.value)) if bare and raw and "\n" not in raw else None
 
-    def improved(self, draft: _Draft, edits: Iterable[_Edit]) -> tuple[_Draft, list[Change]]:
+    def improved(self, draft: _Draft, edits: Iterable[_Edit]) -> tuple[_Draft, list[Correction]]:
         """The draft with as many of the edits as stand the trial: all at once, else one after the other."""
         wanted = list({edit.start: edit for edit in edits}.values())
         better = self._tried(draft, wanted) if wanted else None
@@ -218,9 +208,9 @@ class _Workshop(Struct, frozen=True):
         )
         return new if sound else None
 
-    def restructured(self, draft: _Draft) -> tuple[_Draft, list[Change], int]:
+    def restructured(self, draft: _Draft) -> tuple[_Draft, list[Correction], int]:
         """The draft after repairs of more than one word, those repairs, and how many lack ruamel.yaml."""
-        changes: list[Change] = []
+        changes: list[Correction] = []
         left = 0
         for problem in draft.problems:
             if problem.rule not in STRUCTURAL or problem.file != self.shown:
@@ -234,12 +224,12 @@ class _Workshop(Struct, frozen=True):
             sound = new is not draft and _says_no_more(draft, new) and _is_no_worse(draft, new, [problem])
             if sound and _means_the_same(draft, new, {problem.rule}):
                 draft = new
-                changes.append(Change(problem.line, problem.column, problem.rule, told=TOLD[problem.rule]))
+                changes.append(Correction(problem.line, problem.column, problem.rule, told=TOLD[problem.rule]))
         return draft, changes, left
 
 
 def _edit(start: int, place: Place, rule: str, word: Word, new: str, complaint: Problem | None) -> _Edit:
-    return _Edit(start, start + len(word.raw), Change(*place, rule, word.raw, new), complaint)
+    return _Edit(start, start + len(word.raw), Correction(*place, rule, word.raw, new), complaint)
 
 
 def _events(text: str) -> Iterator[_Event]:

@@ -145,7 +145,7 @@ class Library:
     def document(self, name: str) -> Document:
         """The file that `name` means as far as it can be resolved, with the place of every value. NotFoundError."""
         path, looks = self.resolve(name), _Looks(self)
-        return load_document(path, self._show(path), looks, self._read(path, looks.look(path))[1])
+        return load_document(path, self.shown(path), looks, self._read(path, looks.look(path))[1])
 
     def find(self, name: str, beside: Path) -> Path | None:
         """The loop file that `name` means in a file of the folder `beside`, if there is one."""

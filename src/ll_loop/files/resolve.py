@@ -48,7 +48,7 @@ class Resolver(Struct):
         if not isinstance(parsed.value, Map):
             kind = "a list" if isinstance(parsed.value, Seq) else "one value"
             what = "empty" if parsed.value is None else f"{kind}, not a mapping"
-            hint = "a loop has at least `name:`, `initial:` and `states:`"
+            hint = "a loop has at least `name:`, `initial:` and `states:`; `ll-loop new` writes one"
             self.out.error(parsed.at, "load.not-mapping", f"the file is {what}", hint=hint)
             return None
         return parsed.value
