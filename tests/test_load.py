@@ -174,9 +174,9 @@ def test_work_of_a_later_version_loads_with_a_warning(library: Library) -> None:
         ("type: output_contains, pattern: x, negate: true", m.OutputContains("x", True)),
         ("type: output_contains, pattern: x, error_patterns: [e]", m.OutputContains("x", False, ("e",))),
         ("type: convergence, target: 0, previous: '${prev.output}'", m.Convergence(0, previous="${prev.output}")),
-        ("type: classify", m.Classify("last")),
+        ("type: classify", m.Classify()),
         ("type: classify, line: -2", m.Classify(-2)),
-        ("type: classify, line: middle", m.Classify("last")),
+        ("type: classify, line: middle", m.Classify("middle")),
         ("type: diff_stall, scope: [a, b], max_stall: 2", m.DiffStall(("a", "b"), 2)),
         ("type: score_stall", m.ScoreStall("${context.run_dir}/.score_history")),
         (

@@ -241,7 +241,9 @@ def test_an_error_pattern_counts_only_where_the_wanted_one_is_absent() -> None:
 @pytest.mark.parametrize(
     ("line", "facts"),
     [
-        ("last", {"token": "beta", "line": None}),
+        (None, {"token": "beta", "line": None}),
+        ("last", {"token": "beta", "line": "last"}),
+        ("middle", {"token": "beta", "line": "middle"}),
         ("first", {"token": "alpha", "line": "first"}),
         (-2, {"token": "alpha", "line": -2}),
         (1, {"token": "beta", "line": 1}),
@@ -403,13 +405,17 @@ def test_a_tracked_name_that_is_nowhere_always_repeats() -> None:
         ("{}", 1, "tool_error", {"envelope": {}}),
         ("", 0, "success", {"envelope": {}}),
         ("oops\n", 0, "tool_error", {"error": "Invalid JSON from mcp-call: oops\n"}),
-        ("[1]", 0, "tool_error", {"error": "Invalid JSON from mcp-call: [1]"}),
         ("", 127, "not_found", {"error": "Server or tool not found in .mcp.json"}),
         ("", 124, "timeout", {"error": "MCP tool call timed out"}),
     ],
 )
 def test_a_tool_answer_is_judged_by_its_envelope(text: str, code: int, expected: str, facts: dict[str, Any]) -> None:
     assert judged(McpResult(), text, code) == Evaluation("mcp_result", expected, {"exit_code": code, **facts})
+
+
+def test_json_that_is_no_object_is_no_envelope() -> None:
+    with pytest.raises(EvaluatorError):
+        judged(McpResult(), "[1]")
 
 
 @pytest.mark.parametrize(("text", "code", "expected"), [(" 0.5\n", 0, "yes"), ("none", 0, "error"), ("0.5", 2, "no")])

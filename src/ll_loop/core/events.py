@@ -82,8 +82,8 @@ def action_output(line: str) -> tuple[str, Fields]:
 
 
 def preview(text: str) -> str | None:
-    """The end of a text as events show it: its last 2,000 characters without blanks around, None if empty."""
-    return text[-PREVIEW:].strip() or None
+    """The end of a text as events show it: its last 2,000 characters without blanks around, None for no text at all."""
+    return text[-PREVIEW:].strip() if text else None
 
 
 def action_complete(
@@ -94,7 +94,7 @@ def action_complete(
         "exit_code": exit_code,
         "duration_ms": duration_ms,
         "output_preview": preview(output),
-        "stderr_preview": preview(stderr),
+        "stderr_preview": preview(stderr) or None,
         "is_prompt": is_prompt,
         "state": state,
         "iteration": iteration,

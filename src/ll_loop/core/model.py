@@ -153,10 +153,10 @@ class Convergence(Struct, frozen=True):
 
 
 class Classify(Struct, frozen=True):
-    """`line` is `first`, `last` or an index among the lines that are not blank (negative: from the end)."""
+    """`line` is `first` or an index among the lines that are not blank (negative: from the end), else the last."""
 
     type: ClassVar[str] = "classify"
-    line: int | Literal["first", "last"] = "last"
+    line: int | str | None = None
 
 
 class DiffStall(Struct, frozen=True):

@@ -110,7 +110,7 @@ def _keep_results(move: Move, child: Frame, ending: Ending) -> None:
     results["terminated_by"] = ending.by
     if ending.failure_terminal:
         results["failure_terminal"] = True
-    if ending.error is not None:
+    if ending.error is not None and _verdict(ending) == "error":
         results["error"] = ending.error
     frame.captured = assign(frame.captured, frame.state, results)
 

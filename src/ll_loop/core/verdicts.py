@@ -186,9 +186,9 @@ def _mcp_result(output: str, code: int) -> _Verdict:
     try:
         envelope = _document(output) if output.strip() else {}
     except (ValueError, RecursionError):
-        envelope = None
-    if not isinstance(envelope, dict):
         return "tool_error", {"exit_code": code, "error": f"Invalid JSON from mcp-call: {output[:_PREVIEW]}"}
+    if not isinstance(envelope, dict):
+        raise EvaluatorError(f"an envelope must be a JSON object: {output[:_PREVIEW]}")
     failed = envelope.get("isError", code != 0)
     return "tool_error" if failed else "success", {"exit_code": code, "envelope": envelope}
 
@@ -299,16 +299,16 @@ def _output_contains(by: OutputContains, output: str) -> _Verdict:
 
 def _classify(by: Classify, output: str) -> _Verdict:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    line = None if by.line == "last" else by.line
+    line = by.line
     if not lines:
         return "", {"token": "", "line": line, "source_lines": 0}
-    match by.line:
-        case "last":
-            index = -1
+    match line:
+        case int():
+            index = line
         case "first":
             index = 0
-        case int():
-            index = by.line
+        case _:
+            index = -1
     if not -len(lines) <= index < len(lines):
         return "", {"token": "", "line": line, "source_lines": len(lines), "error": "index out of range"}
     return lines[index], {"token": lines[index], "line": line}
@@ -392,7 +392,7 @@ def _diff_stall(by: DiffStall, look: Look) -> tuple[_Verdict, Mapping[str, Any]]
 
 
 def _action_stall(by: ActionStall, look: Look) -> tuple[_Verdict, Mapping[str, Any]]:
-    text = "\n".join(f"{key}={_tracked(key, look.scope)}" for key in by.track)
+    text = "|".join(f"{key}={_tracked(key, look.scope)}" for key in by.track)
     digest = hashlib.md5(text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
     changed = look.memory.get("hash") != digest
     count = 0 if changed else _count(look.memory) + 1

@@ -459,9 +459,7 @@ def _convergence(block: Fields) -> m.Evaluator | None:
 
 def _classify(block: Fields) -> m.Evaluator | None:
     line = block.data.get("line")
-    if line == "first" or (isinstance(line, int) and not isinstance(line, bool)):
-        return m.Classify(line)
-    return m.Classify()
+    return m.Classify(line if isinstance(line, int | str) and not isinstance(line, bool) else None)
 
 
 def _diff_stall(block: Fields) -> m.Evaluator | None:

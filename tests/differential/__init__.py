@@ -1,0 +1,1 @@
+"""Runs loops made at random under little-loops and under ll-loop and compares what happens (`scripts/differential`)."""

@@ -1,0 +1,105 @@
+"""What must hold for every input: an exit code that says whether it is right, no traceback, soon."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ll_loop.cli import look
+from ll_loop.core.context import Namespaces
+from ll_loop.core.template import TemplateError, problems, references, render
+from ll_loop.errors import NotFoundError
+
+LIMIT = 1.0
+"""Seconds of the processor's time that looking at one input may take."""
+RIGHT, WRONG = 0, 65
+SCOPE = Namespaces(context={"x": "it's", "name": None, "deep": {"k": 1}}, captured={"k": {"output": "a\nEOF\nb"}})
+
+
+class Found(AssertionError):  # noqa: N818 - says what happened
+    """An input that the reader does not survive."""
+
+
+class Reader:
+    """The command `validate` in this process, in a project of its own; some of what is valid is walked through, too."""
+
+    def __init__(self, project: Path) -> None:
+        self._project = project
+        (project / ".loops").mkdir()
+        self._file = project / ".loops" / "odd.yaml"
+        self.codes = {RIGHT: 0, WRONG: 0}
+
+    def look(self, data: bytes) -> None:
+        """Raises Found, or whatever the command raises."""
+        self._file.unlink(missing_ok=True)  # a new file is written faster than an old one is emptied
+        self._file.write_bytes(data)
+        began = time.process_time()
+        with silence():
+            code = look.validate(("odd",), False, self._project)
+            took = time.process_time() - began
+            if code == RIGHT and self.codes[RIGHT] % 8 == 0:
+                self._walk()
+        if code not in self.codes:
+            raise Found(f"`validate` ended with {code}")
+        if took > LIMIT:
+            raise Found(f"`validate` took {took:.1f} s")
+        self.codes[code] += 1
+
+    def _walk(self) -> None:
+        """What is valid can be shown and walked through, unless it wants an input."""
+        look.show("odd", True, False, self._project)
+        try:
+            look.simulate("odd", "an input", "alternating", False, self._project, texts=(), max_steps=5)
+        except NotFoundError:
+            return
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Let what is printed go nowhere, to whichever stream or descriptor."""
+    kept = [os.dup(fd) for fd in (1, 2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for fd in (1, 2):
+            os.dup2(nowhere, fd)
+        yield
+    finally:
+        for fd, old in zip((1, 2), kept, strict=True):
+            os.dup2(old, fd)
+            os.close(old)
+        os.close(nowhere)
+
+
+def look_at_template(template: str) -> None:
+    """Raises Found where the grammar's readers do not agree, and whatever is raised that is no TemplateError."""
+    certain = problems(template)
+    if not all(0 <= offset < len(template) and message for offset, message, _ in certain):
+        raise Found(f"a problem without a place or words: {certain!r}")
+    if any(template[found.start : found.start + len(found.text)] != found.text for found in references(template)):
+        raise Found("a reference is not where it is said to be")
+    try:
+        render(template, SCOPE)
+    except TemplateError:
+        return
+    if certain:
+        raise Found(f"rendered all the same: {certain!r}")
+
+
+def smallest(data: bytes, fails: Callable[[bytes], bool]) -> bytes:
+    """Leave lines out, then bytes, as long as it still fails."""
+    rows = _fewer(data.splitlines(keepends=True), fails)
+    return b"".join(_fewer([row[i : i + 1] for row in rows for i in range(len(row))], fails))
+
+
+def _fewer(parts: list[bytes], fails: Callable[[bytes], bool]) -> list[bytes]:
+    size = len(parts) // 2
+    while size:
+        at = 0
+        while at < len(parts):
+            shorter = parts[:at] + parts[at + size :]
+            parts, at = (shorter, at) if fails(b"".join(shorter)) else (parts, at + size)
+        size //= 2
+    return parts
