@@ -48,7 +48,7 @@ def test_a_state_tells_its_entry_its_action_its_verdict_and_its_route(library: L
 
 def test_a_terminal_state_is_not_entered_and_its_action_does_not_run(library: Library) -> None:
     run, told = play(load(library, "initial: done\nstates: {done: {action: echo hi, terminal: true}}"))
-    assert story(told) == ["loop_start", "loop_complete terminal done 0"]
+    assert story(told, without=["warning"]) == ["loop_start", "loop_complete terminal done 0"]
     assert run.ending is not None
     assert not run.ending.failure_terminal
 

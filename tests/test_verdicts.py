@@ -485,7 +485,7 @@ def test_every_look_gives_a_known_verdict_with_json_facts_or_an_evaluator_error(
     try:
         result, remembered = evaluate(Evaluate(by), look(output, code, memory=memory, probe=probe))
     except EvaluatorError:
-        assert isinstance(by, OutputNumeric)
+        assert isinstance(by, OutputNumeric | McpResult)
         return
     assert result.verdict in WORDS.get(result.type, {result.verdict, "error"}) | ({"error"} if code == 124 else set())
     json.dumps([dict(result.details), dict(remembered)], allow_nan=False)

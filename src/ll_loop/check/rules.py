@@ -132,6 +132,7 @@ RULES: tuple[Rule, ...] = (
     Rule("template.namespace", "warning", templates.namespace),
     Rule("lint.bash-default", "error", templates.bash_default, ("bash_default_ok",)),
     Rule("lint.double-dollar", "error", templates.double_dollar, ("shell_pid_ok",)),
+    Rule("lint.count-or-zero", "warning", templates.count_or_zero),
     Rule("lint.raw-interpolation", "warning", templates.raw_interpolation, ("unsafe_context_interpolation_ok",)),
     Rule("lint.marker-malformed", "error", templates.marker_malformed, ("unsafe_context_interpolation_ok",)),
     Rule("lint.meta-no-objective-check", "error", templates.meta_no_objective_check, ("meta_self_eval_ok",)),

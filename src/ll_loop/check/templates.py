@@ -13,6 +13,7 @@ Findings = Iterator[Finding]
 
 _DEFAULT = re.compile(r"(?<!\$)\$\{[^}]*:-[^}]*\}")
 _DOUBLE = re.compile(r"\$\$(?:\(|[A-Za-z_])")
+_COUNT_OR_ZERO = re.compile(r"\bgrep\b[^\n|;&()]*\s-[A-Za-z]*c[A-Za-z]*\b[^\n|;&()]*\|\|\s*(?:echo|printf)\s+['\"]?0")
 _TRUSTED = frozenset({"run_dir", "promoted_artifact"})
 _MARKER = re.compile(r"#[^\n]*?ll-lint:\s*mr11-ok(?P<rest>[^\n]*)")
 _MARKER_REST = re.compile(r"\((?P<name>[^()\s]+\.[^()\s]+)\)\s+(?=.*\b[A-Z]+-\d+\b).*\S")
@@ -63,6 +64,14 @@ def double_dollar(subject: Subject) -> Findings:
             at = state.data.place("action", match.start())
             message = f"state `{state.name}`: bash reads `$$` as its process id: `{match[0]}`"
             yield Finding(state.steps("action"), message, "write one `$`; only `${` is escaped", at)
+
+
+def count_or_zero(subject: Subject) -> Findings:
+    for state in _shell_states(subject):
+        for match in _COUNT_OR_ZERO.finditer(state.action):
+            at = state.data.place("action", match.start())
+            message = f"state `{state.name}`: `grep -c` prints 0 and fails when nothing matches: this prints two lines"
+            yield Finding(state.steps("action"), message, "write `|| true` in place of the second 0", at)
 
 
 def _shell_states(subject: Subject) -> Iterator[StateView]:

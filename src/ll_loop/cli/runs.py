@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from .. import api
 from ..api import Request, RunHandle, Session
+from ..core.model import State, SubLoop
 from .asking import is_somebody_there
 from .complaints import mention
 from .forms import text_of
@@ -74,6 +75,7 @@ async def run(requests: Sequence[Request], wishes: Wishes) -> int:
             _mention_problems(handles)
             for handle, request in zip(handles, requests, strict=True):
                 _mention_doubts(handle, request.texts)
+                _mention_unused_input(handle)
         return handles
 
     return await _see_through(start, wishes)
@@ -109,6 +111,22 @@ def _mention_doubts(handle: RunHandle, texts: Texts) -> None:
             near = get_close_matches(key, known, n=1, cutoff=0.75)
             more = f"did you mean `{near[0]}`?" if near else f"it knows: {', '.join(sorted(known))}"
             say(look.fit(f"warning: {loop.name} knows no context value `{key}`; {more}"), fd=STDERR)
+
+
+def _mention_unused_input(handle: RunHandle) -> None:
+    """Say that an input was given to a loop in which nothing speaks of it."""
+    loop, key = handle.loop, handle.loop.input_key
+    declared = key in loop.context or key in loop.parameters or key in loop.required_inputs
+    if handle.request.input is None or handle.context.get(key) != handle.request.input or declared:
+        return
+    if not any(key in repr(state).lower() or _hands_down_all(state) for state in loop.states.values()):
+        line = f"warning: {loop.name} does not use its input: nothing in it refers to `${{context.{key}}}`"
+        say(look_at(STDERR, os.environ).fit(line), fd=STDERR)
+
+
+def _hands_down_all(state: State) -> bool:
+    """Whether a sub-loop, which may use anything, gets all values."""
+    return isinstance(state.work, SubLoop) and state.work.passthrough
 
 
 async def resume(wanted: str | None, max_steps: int | None, max_iterations: int | None, wishes: Wishes) -> int:

@@ -94,6 +94,7 @@ def note(move: Move, done: ActionDone) -> str | None:
     Returns the target of `on_error` when the message cannot be made.
     """
     frame, state = move.frame, move.state
+    frame.acted = True
     move.trace_output(done.output)
     move.emit(
         events.action_complete(

@@ -109,6 +109,8 @@ class Frame(Struct):
     stall_window: tuple[tuple[str, int, str], ...] = ()
     stall_counts: Mapping[str, int] = EMPTY
     progress: Mapping[str, str] = EMPTY
+    acted: bool = False
+    """Whether this loop, or one below it, has run any action."""
     cap: Cap | None = None
     handled: frozenset[Cap] = frozenset()
     """The caps whose handlers have been used; `cap` is the latest."""

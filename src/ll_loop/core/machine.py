@@ -269,8 +269,10 @@ def _settled(move: Move, wait: Wait | None) -> Run:
 
 
 def _turn(move: Move) -> Next:
-    if move.stop is not None:
-        return _stopped(move)
+    return _next_state if move.stop is None else _stopped(move)
+
+
+def _next_state(move: Move) -> Next:
     frame = move.frame
     if _has_arrived(frame):
         return _finish(move, frame.cap or "terminal")
@@ -696,6 +698,8 @@ def _stopped(move: Move) -> Next:
 def _finish(move: Move, by: TerminatedBy, error: str | None = None) -> Next:
     """End the frame under way: a sub-loop goes back to its parent, the outermost loop ends the run."""
     if len(move.frames) == 1:
+        if by == "terminal" and not move.frame.acted:
+            move.warn("the run has come to its end without running anything")
         _end_all(move, by, error=error)
         return None
     ending = _ending(move.frame, by, error=error)
@@ -720,7 +724,7 @@ def _ending(frame: Frame, by: TerminatedBy, **more: Any) -> Ending:
     return Ending(by, frame.state, failure_terminal=failed, **more)
 
 
-_AFTER_FLUSH: Mapping[After, Step] = {"flush": partial(_finish, by="timeout"), "cap_flush": _turn}
+_AFTER_FLUSH: Mapping[After, Step] = {"flush": partial(_finish, by="timeout"), "cap_flush": _next_state}
 _ANSWERED: Mapping[After, Callable[..., Next]] = {
     "action": _acted,
     "flush": partial(_flushed, after="flush"),

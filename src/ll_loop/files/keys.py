@@ -231,6 +231,37 @@ EVALUATOR_NEEDS: Final[dict[str, tuple[str, ...]]] = {
 JUDGES: Final = frozenset({"llm_structured", "comparator", "contract", "advisor_consult"})
 STALLS: Final = frozenset({"diff_stall", "score_stall", "open_question_stall"})
 
+PARAMETER_KEYS: Final = frozenset({"type", "required", "default", "description", "values"})
+
+NESTED: Final[dict[str, frozenset[str]]] = {
+    "circuit": frozenset({"repeated_failure"}),
+    "circuit.repeated_failure": frozenset(
+        {"window", "recurrent_window", "on_repeated_failure", "progress_paths", "exclude_paths"}
+    ),
+    "llm": frozenset({"enabled", "model", "model_hint", "max_tokens", "timeout", "effort"}),
+    "prompt_size_guard": frozenset({"enabled", "warn_chars"}),
+    "host_guard": frozenset(
+        {
+            "enabled",
+            "cooldown_ms",
+            "warn_pct",
+            "critical_pct",
+            "on_pressure",
+            "pressure_state",
+            "on_abort_route",
+            "max_cumulative_subproc_mb",
+            "on_budget_exceeded",
+            "budget_state",
+        }
+    ),
+    "parameters.*": PARAMETER_KEYS,
+    "fragments.*.parameters.*": PARAMETER_KEYS,
+    "states.*.throttle": frozenset({"normal_max", "warn_max", "hard_max"}),
+    "states.*.cost_ceiling": frozenset({"cost_ceiling_per_state", "cost_warn_at"}),
+    "states.*.learning": frozenset({"targets", "targets_csv", "max_retries", "max_retries_expr"}),
+}
+"""The keys of blocks inside blocks; `*` is any name."""
+
 ACTION_TYPES: Final = frozenset({"shell", "prompt", "slash_command", "mcp_tool", "human_approval", "contract"})
 PROMPT_TYPES: Final = frozenset({"prompt", "slash_command"})
 PARAMETER_TYPES: Final = ("string", "integer", "number", "boolean", "enum", "path")

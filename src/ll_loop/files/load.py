@@ -5,7 +5,7 @@ Every step goes on after a complaint as long as what follows still means somethi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from .build import build, verdict_of
 from .complaints import Complaints
 from .document import Document
-from .keys import EVALUATE, OTHER_TARGETS, STATE, TOP_LEVEL, VERDICT_KEYS, did_you_mean
+from .keys import EVALUATE, NESTED, OTHER_TARGETS, STATE, TOP_LEVEL, VERDICT_KEYS, did_you_mean
 from .kinds import begins_with_slash, untyped
 from .nodes import Map, Mark, Seq
 from .resolve import Resolver, Sources
@@ -90,10 +90,27 @@ def _unknown_keys(data: Map, out: Complaints) -> None:
             hint=did_you_mean(key, TOP_LEVEL),
             path="<root>",
         )
+    for steps, known in NESTED.items():
+        for path, block in _blocks(data, "", steps.split(".")):
+            for key in block.keys() - known:
+                message = f"`{path}` has no key `{key}`"
+                at, hint = block.keys_at[key], did_you_mean(key, known)
+                out.warn(at, "doc.unknown-key", message, path=f"{path}.{key}", hint=hint)
     for name, state in data["states"].items():
         if isinstance(state, Map):
             _unknown_state_keys(name, state, out)
             _unknown_evaluate_keys(name, state, data, out)
+
+
+def _blocks(data: Map, path: str, steps: list[str]) -> Iterator[tuple[str, Map]]:
+    """Every mapping that these steps lead to, with its path; `*` is any key."""
+    if not steps:
+        yield path, data
+        return
+    for key in data if steps[0] == "*" else steps[:1]:
+        inner = data.get(key)
+        if isinstance(inner, Map):
+            yield from _blocks(inner, f"{path}.{key}" if path else key, steps[1:])
 
 
 def _unknown_state_keys(name: str, state: Map, out: Complaints) -> None:

@@ -48,8 +48,9 @@ def about(shape: Shape, text: str, **more: Any) -> Shape:
 
 
 def block(properties: Mapping[str, Shape], *, nullable: bool = False) -> Shape:
-    """A mapping whose other keys nobody reads."""
-    return {"type": ["object", "null"] if nullable else "object", "properties": dict(properties)}
+    """A mapping with these keys and no others."""
+    kind = ["object", "null"] if nullable else "object"
+    return {"type": kind, "properties": dict(properties), "additionalProperties": False}
 
 
 def defaults(kind: type[Struct]) -> dict[str, Shape]:
@@ -75,6 +76,7 @@ PARAMETER: Final[Shape] = {
         "description": about(TEXT, "What it is for."),
         "values": about(ANY, "The words of an `enum`."),
     },
+    "additionalProperties": False,
     "if": {"properties": {"type": {"const": "enum"}}},
     "then": {
         "required": ["values"],
@@ -287,16 +289,13 @@ STATE: Final[dict[str, Shape]] = {
     ),
     "on_throttle_hard": about(NAME, "Where `hard_max` leads."),
     "cost_ceiling": about(
-        {
-            **block(
-                {
-                    "cost_ceiling_per_state": about({**NUMBER, **_FROM_ZERO}, "Dollars above which the run ends."),
-                    "cost_warn_at": about({**NUMBER, **_FROM_ZERO}, "Dollars above which it warns."),
-                },
-                nullable=True,
-            ),
-            "additionalProperties": _FROM_ZERO,
-        },
+        block(
+            {
+                "cost_ceiling_per_state": about({**NUMBER, **_FROM_ZERO}, "Dollars above which the run ends."),
+                "cost_warn_at": about({**NUMBER, **_FROM_ZERO}, "Dollars above which it warns."),
+            },
+            nullable=True,
+        ),
         "What this state may cost.",
     ),
     "tamper_guard": about(ANY, "What to do when the action changes tests: `revert`, `fail` or `allow`."),
@@ -308,7 +307,18 @@ STATE: Final[dict[str, Shape]] = {
     "worktree": about(TEXT, "A branch for the sub-loop's own worktree."),
     "fragment": about({"type": "string"}, "The fragment to start from."),
     "type": about(ANY, "`learning`, or nothing."),
-    "learning": about({"type": ["object", "null"]}, "The block of a `type: learning` state."),
+    "learning": about(
+        block(
+            {
+                "targets": about(ANY, "What has to be learned."),
+                "targets_csv": about(ANY, "The same, separated by commas, as a template."),
+                "max_retries": about(ANY, "How often it is tried again.", default=2),
+                "max_retries_expr": about(ANY, "The same as a template."),
+            },
+            nullable=True,
+        ),
+        "The block of a `type: learning` state.",
+    ),
     "on_resume": about(
         words_of(ON_RESUME), "What a resume does with an action that was cut off.", **_STATE["on_resume"]
     ),
