@@ -384,6 +384,18 @@ def test_a_torn_last_record_is_passed_over_and_a_damaged_one_is_not(tmp_path: Pa
         journal.Ends(path).last("outcome")
 
 
+@pytest.mark.parametrize("version", [2, 1000])
+def test_the_journal_of_a_later_version_is_refused_and_left_as_it_is(tmp_path: Path, version: int) -> None:
+    one = _journal(tmp_path / "one")
+    one.append("run_created", {"version": version})
+    one.close()
+    before = one.path.read_bytes()
+    with pytest.raises(StorageError, match="a later ll-loop") as raised:
+        journal.Ends(one.path)
+    assert "nothing was changed" in raised.value.hint
+    assert one.path.read_bytes() == before
+
+
 def test_a_journal_without_its_first_record_is_no_run(tmp_path: Path) -> None:
     one = _journal(tmp_path / "one")
     one.append("outcome", {"at": 1.0})

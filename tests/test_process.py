@@ -577,11 +577,11 @@ async def test_a_daemon_that_nothing_identifies_is_ended_with_the_session(spawne
 
 
 @linux
-async def test_a_hundred_commands_leave_no_descriptor_and_no_zombie(spawner: Spawner) -> None:
+async def test_five_hundred_commands_leave_no_descriptor_and_no_zombie(spawner: Spawner) -> None:
     await run(spawner, bash("true"))
     before = sorted(os.listdir("/proc/self/fd"))
-    for number in range(100):
-        await run(spawner, bash(":" if number % 10 else "sleep 0.01 & setsid true & exec /no/such"))
+    for number in range(500):
+        await run(spawner, bash(":" if number % 50 else "sleep 0.01 & setsid true & exec /no/such"))
     await run(spawner, Command(("/no/such",), "/", {}))
     await run(spawner, bash("sleep 9", timeout=0.05))
     assert sorted(os.listdir("/proc/self/fd")) == before

@@ -30,6 +30,8 @@ from ..core.events import Event
 from ..errors import CannotCreateError, LoopError, RefusedError, StorageError
 
 NAME = "events.jsonl"
+VERSION = 1
+"""Of the records' meaning; the first record of a run carries it. Raised when an earlier ll-loop would misread them."""
 Record = dict[str, Any]
 Listener = Callable[[Record], None]
 
@@ -383,6 +385,9 @@ class Ends:
         record = decode(data[: data.find(b"\n") + 1])
         if record is None or record["event"] != "run_created":
             raise StorageError(f"{self.path}: the first record is missing, so nothing is known of the run")
+        if record.get("version", VERSION) > VERSION:
+            message = f"{self.path}: a later ll-loop has written this (journal version {record['version']})"
+            raise StorageError(message, hint=f"this ll-loop reads version {VERSION}; nothing was changed")
         return record
 
     def last(self, *names: str) -> Record | None:

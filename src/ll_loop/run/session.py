@@ -37,7 +37,7 @@ from .engine import Clock, Engine
 from .git import Gate
 from .handle import RunHandle
 from .inputs import exports_of, inputs_of, overrides_of
-from .journal import Committer, as_read_back, now
+from .journal import VERSION, Committer, as_read_back, now
 from .locks import Locks, folds_case, normalise
 from .mirror import Foreign, Mirror
 from .perform import Actions
@@ -242,10 +242,11 @@ class Session:
     def _loop_of(self, request: Request, overrides: Mapping[str, Any]) -> Loop:
         return machine.with_overrides(self.library.load(request.name).loop, overrides)
 
-    def _env_of(self, handle: RunHandle) -> dict[str, str]:
+    def _env_of(self, handle: RunHandle, cwd: Path) -> dict[str, str]:
         above = " ".join((*self._above, handle.run_id))
         own = {"LL_LOOP_RUN_ID": handle.run_id, "LL_LOOP_RUN_IDS": above, "LL_PYTHON": sys.executable}
-        return {**self.env, **own, **exports_of(handle.loop, handle.request)}
+        env = {**self.env, **own, **exports_of(handle.loop, handle.request)}
+        return env if handle.worktree is None else env | _own_sources(cwd, env)
 
     def _paths(self, loop: Loop, context: Mapping[str, Any], base: Path) -> tuple[str, ...]:
         return tuple(str(path) for path in normalise(_scope(loop, context), base))
@@ -263,6 +264,7 @@ class Session:
         handle.journal.append(
             "run_created",
             {
+                "version": VERSION,
                 "path": loop.path,
                 "fingerprint": loop.fingerprint,
                 "request": handle.request.to_json(),
@@ -451,7 +453,7 @@ class Session:
             journal=handle.journal,
             log=handle.folder / "output.log",
             cwd=cwd,
-            env=self._env_of(handle),
+            env=self._env_of(handle, cwd),
             run_id=handle.run_id,
             desk=handle.desk,
             orchestration=self.config.orchestration,
@@ -546,6 +548,14 @@ def _scope(loop: Loop, context: Mapping[str, Any]) -> list[str]:
 def _planned_worktree(stored: StoredRun) -> WorktreeRecord | None:
     planned = [record for record in stored.text.records if record["event"] == "worktree_planned"]
     return WorktreeRecord(**planned[-1]["worktree"]) if planned else None
+
+
+def _own_sources(checkout: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """What makes Python import a worktree's own `src`: an editable install names that of the main checkout."""
+    src = checkout / "src"
+    if not (src.is_dir() and (checkout / "pyproject.toml").exists()):
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(src), env.get("PYTHONPATH")]))}
 
 
 def _origin(loop: Loop, cwd: Path) -> dict[str, Any]:
