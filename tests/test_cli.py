@@ -338,6 +338,14 @@ def test_a_loops_name_is_taken_for_a_command_only_if_there_is_no_such_loop(ll: L
     assert "the command" not in ll("bisect").err
 
 
+def test_an_input_that_nothing_uses_is_mentioned(ll: Ll) -> None:
+    said = ll("run", "bad", "words")
+    assert "warning: bad does not use its input: nothing in it refers to `${context.input}`" in said.err.splitlines()
+    assert "does not use" not in ll("run", "bad").err
+    assert "does not use" not in ll("retry-until", "true").err
+    assert "does not use" not in ll("run", "counter", '{"limit": 1}').err
+
+
 def test_a_mistyped_context_value_is_mentioned(ll: Ll) -> None:
     said = ll("run", "counter", "--context", "limt=1", "--context", "other=1")
     assert said.code == 0

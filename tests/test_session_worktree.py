@@ -182,3 +182,20 @@ async def test_runs_that_commit_at_the_same_time_lose_no_commit(repo: Repo) -> N
     for name, result in zip(names, results, strict=True):
         subjects = repo.git("log", "--format=%s", result.worktree["branch"]).splitlines()
         assert subjects == [*(f"{name} {number}" for number in (5, 4, 3, 2, 1)), "start"]
+
+
+async def test_python_imports_the_sources_of_the_worktree_and_not_those_of_the_main_checkout(repo: Repo) -> None:
+    package = repo.file("src/sample")
+    package.mkdir(parents=True)
+    package.joinpath("__init__.py").write_text("")
+    repo.file("pyproject.toml").write_text("[project]\nname = 'sample'\n")
+    repo.loop("a", "$LL_PYTHON -c 'import sample; print(sample.__file__)'", scope="work")
+    repo.commit()
+    env = {**repo.env, "PYTHONPATH": str(repo.file("src"))}  # where an editable install leads to
+    async with Session(repo.folder, env=env) as session:
+        runs = [session.start("a"), session.start("a", worktree=True)]
+        results = [await run.wait() for run in runs]
+        trees = [run.worktree for run in runs]
+    told = [only(repo.records(result.run_id), "action_output")[0]["line"] for result in results]
+    assert trees[1] is not None
+    assert told == [f"{root}/src/sample/__init__.py" for root in (repo.folder, trees[1].path)]

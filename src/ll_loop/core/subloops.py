@@ -103,14 +103,16 @@ def _keep_results(move: Move, child: Frame, ending: Ending) -> None:
     state = frame.current
     work = state.work
     assert isinstance(work, SubLoop)
+    verdict = _verdict(ending)
     if state.capture:
-        kept = {"output": "\n".join(child.trace or ()), "exit_code": None, "verdict": _verdict(ending)}
+        shown = "no" if verdict == "timeout" else verdict  # only routes tell a limit from a failure
+        kept = {"output": "\n".join(child.trace or ()), "exit_code": None, "verdict": shown}
         frame.captured = assign(frame.captured, state.capture, kept)
     results: dict[str, Any] = dict(child.captured) if work.bindings or work.passthrough else {}
     results["terminated_by"] = ending.by
     if ending.failure_terminal:
         results["failure_terminal"] = True
-    if ending.error is not None and _verdict(ending) == "error":
+    if ending.error is not None and verdict == "error":
         results["error"] = ending.error
     frame.captured = assign(frame.captured, frame.state, results)
 

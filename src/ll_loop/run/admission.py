@@ -69,7 +69,7 @@ class Admission:
     def _ticket(self, handle: RunHandle) -> Ticket:
         singleton = handle.loop.name if handle.loop.singleton else None
         ticket = self._locks.request(handle.run_id, handle.paths, singleton=singleton)
-        if not handle.request.queue and not ticket.granted:
+        if not _queues(handle) and not ticket.granted:
             blockers = _named(ticket)
             ticket.release()
             raise RefusedError(f"the scope of {handle.loop.name} is held by {blockers}", hint=HINT)
@@ -85,7 +85,7 @@ class Admission:
     async def admitted(self, handle: RunHandle) -> AsyncIterator[None]:
         """Wait until the run may go on. RefusedError after its `queue_timeout`, or at once if it may not queue."""
         try:
-            with anyio.fail_after(handle.request.queue_timeout):
+            with anyio.fail_after(handle.request.queue_timeout or None):
                 await self._enter(handle)
         except TimeoutError:
             limit = handle.request.queue_timeout
@@ -139,7 +139,7 @@ class Admission:
 
     def _refuse_to_wait(self, handle: RunHandle, foreign: Foreign) -> None:
         held = f"the scope of {handle.loop.name} is held: {foreign}"
-        if not handle.request.queue:
+        if not _queues(handle):
             raise RefusedError(held, hint=HINT)
         if handle.request.queue_timeout is None and self._is_nested():
             raise RefusedError(held, hint=NESTED_HINT)
@@ -203,6 +203,11 @@ class _Slots:
             self._waiting.pop(handle).set()
             self._held.add(handle)
             self._free -= 1
+
+
+def _queues(handle: RunHandle) -> bool:
+    """Whether the run may wait for others; no time to wait in is a wish not to."""
+    return handle.request.queue and handle.request.queue_timeout != 0
 
 
 def _locks(handle: RunHandle) -> bool:
