@@ -6,16 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ll_loop.cli.border import main
-from ll_loop.cli.runs import request_of
 from ll_loop.core.endings import combined_exit_code
 from ll_loop.files.library import Library
 from ll_loop.run.request import Request
@@ -113,6 +111,10 @@ REQUESTS = st.builds(
     queue=st.booleans(),
     queue_timeout=st.none() | st.floats(0, allow_infinity=False),
     lock=st.booleans(),
+    max_iterations=st.none() | st.integers(1),
+    program_md=st.none() | st.text(),
+    handoff_threshold=st.none() | st.integers(1, 100),
+    context_limit=st.none() | st.integers(1),
 )
 
 
@@ -121,27 +123,29 @@ def test_a_request_is_the_same_after_it_was_written_down(request: Request) -> No
     assert Request.from_json(json.loads(json.dumps(request.to_json()))) == request
 
 
-NOTHING: Mapping[str, Any] = {
-    "texts": (), "max_steps": None, "delay": None, "worktree": False, "queue": False, "queue_timeout": None,
-    "no_lock": False,
-}  # fmt: skip
 GIVEN = {
-    "texts": ((("k", "v"),), "texts", (("k", "v"),)),
-    "max_steps": (3, "max_steps", 3),
-    "delay": (0, "delay", 0),
-    "worktree": (True, "worktree", True),
-    "queue": (True, "queue", True),
-    "queue_timeout": (0, "queue", True),
-    "no_lock": (True, "lock", False),
+    "--context=k=v": {"texts": (("k", "v"),)},
+    "--max-steps=3": {"max_steps": 3},
+    "--max-iterations=2": {"max_iterations": 2},
+    "--delay=0": {"delay": 0},
+    "--worktree": {"worktree": True},
+    "--queue": {"queue": True},
+    "--queue-timeout=0": {"queue": True, "queue_timeout": 0},
+    "--no-lock": {"lock": False},
 }
 
 
-@pytest.mark.parametrize("option", NOTHING)
-def test_every_option_of_a_start_is_asked_for(option: str) -> None:
-    value, field, expected = GIVEN[option]
-    plain = request_of("a", None, **NOTHING)
-    asked = request_of("a", None, **{**NOTHING, option: value})
-    assert getattr(asked, field) == expected != getattr(plain, field)
+@pytest.mark.parametrize("option", GIVEN)
+def test_an_option_of_a_start_stands_in_its_record(write: Write, project: Project, option: str) -> None:
+    """What the run was asked for is what a resume and the history know of it."""
+    write("context: {k: x}\n" + STATES)
+    subprocess.run(["git", "init", "-q", project.folder], check=True)
+    commit = ["-c", "user.name=n", "-c", "user.email=e", "commit", "-q", "--allow-empty", "-m", "start"]
+    subprocess.run(["git", "-C", project.folder, *commit], check=True)
+    assert main(["run", "top", option, "--project", str(project.folder)]) == 0
+    (run,) = project.run_folders()
+    asked = Request.from_json(project.records(run.name)[0]["request"])
+    assert {key: getattr(asked, key) for key in GIVEN[option]} == GIVEN[option]
 
 
 @pytest.mark.parametrize("words", [["--max-steps", "0"], ["--delay", "-1"], ["--queue-timeout", "-1"]])

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ll_loop.cli import look
+from ll_loop.cli import border, look
 from ll_loop.core.context import Namespaces
 from ll_loop.core.template import TemplateError, problems, references, render
-from ll_loop.errors import NotFoundError
 
 LIMIT = 1.0
 """Seconds of the processor's time that looking at one input may take."""
 RIGHT, WRONG = 0, 65
+WALKED = (0, 66)
+"""How looking at a valid loop may end: well, or because an input is missing."""
 SCOPE = Namespaces(context={"x": "it's", "name": None, "deep": {"k": 1}}, captured={"k": {"output": "a\nEOF\nb"}})
 
 
@@ -50,11 +51,10 @@ class Reader:
 
     def _walk(self) -> None:
         """What is valid can be shown and walked through, unless it wants an input."""
-        look.show("odd", True, False, self._project)
-        try:
-            look.simulate("odd", "an input", "alternating", False, self._project, texts=(), max_steps=5)
-        except NotFoundError:
-            return
+        for words in (("show", "odd", "--mermaid"), ("simulate", "odd", "an input", "--scenario", "alternating")):
+            code = border.main([*words, "--project", str(self._project)])
+            if code not in WALKED:
+                raise Found(f"`{words[0]}` ended with {code}")
 
 
 @contextmanager
