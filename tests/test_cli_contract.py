@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -123,7 +124,7 @@ def test_a_request_is_the_same_after_it_was_written_down(request: Request) -> No
     assert Request.from_json(json.loads(json.dumps(request.to_json()))) == request
 
 
-GIVEN = {
+GIVEN: dict[str, dict[str, Any]] = {
     "--context=k=v": {"texts": (("k", "v"),)},
     "--max-steps=3": {"max_steps": 3},
     "--max-iterations=2": {"max_iterations": 2},
