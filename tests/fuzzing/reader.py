@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ll_loop.cli import border, look
+from ll_loop.cli import border
+from ll_loop.cli.validate import Asked, validate
 from ll_loop.core.context import Namespaces
 from ll_loop.core.template import TemplateError, problems, references, render
 
@@ -39,7 +40,7 @@ class Reader:
         self._file.write_bytes(data)
         began = time.process_time()
         with silence():
-            code = look.validate(("odd",), False, self._project)
+            code = validate(("odd",), Asked(), self._project)
             took = time.process_time() - began
             if code == RIGHT and self.codes[RIGHT] % 8 == 0:
                 self._walk()
