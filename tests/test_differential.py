@@ -52,7 +52,7 @@ def test_a_loop_runs_as_it_did_in_the_old_engine(bench: Bench, path: Path, backe
 
 
 @given(case=cases())
-@settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 def test_a_random_loop_runs_the_same_on_asyncio_and_on_trio(bench: Bench, case: Case) -> None:
     one, other = (bench.trace(replace(case, backend=backend)) for backend in ("asyncio", "trio"))
     assert first_difference(one, other) is None

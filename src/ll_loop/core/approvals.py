@@ -64,6 +64,7 @@ def withdraw(move: Move) -> None:
 
 def _resolve(move: Move, reply: HumanReply, alert_id: str | None) -> str | None:
     frame = move.frame
+    frame.acted = frame.acted or reply.verdict != "timeout"
     word = _WORDS[reply.verdict]
     routes = move.state.routes
     template = route(routes, word)

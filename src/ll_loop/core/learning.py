@@ -44,6 +44,7 @@ def looked(move: Move, answer: Answer) -> Wait | str | None:
     """Go on to the next target, explore this one, or give up."""
     learned = expect(Learned, answer)
     pursuit, name = _pursuit(move), move.state.name
+    move.frame.acted = True
     target = pursuit.targets[pursuit.known]
     if learned.error is not None:
         raise EndRun("error", f"state {name!r}: the record of {target!r} cannot be read: {learned.error}")
