@@ -130,6 +130,7 @@ RULES: tuple[Rule, ...] = (
     Rule("eval.own-previous", "warning", evaluators.own_previous),
     # templates
     Rule("template.namespace", "warning", templates.namespace),
+    Rule("template.unsafe-place", "error", templates.unsafe_place),
     Rule("lint.bash-default", "error", templates.bash_default, ("bash_default_ok",)),
     Rule("lint.double-dollar", "error", templates.double_dollar, ("shell_pid_ok",)),
     Rule("lint.count-or-zero", "warning", templates.count_or_zero),

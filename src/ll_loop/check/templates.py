@@ -74,6 +74,17 @@ def count_or_zero(subject: Subject) -> Findings:
             yield Finding(state.steps("action"), message, "write `|| true` in place of the second 0", at)
 
 
+def unsafe_place(subject: Subject) -> Findings:
+    if not subject.data.get("safe_interpolation"):
+        return
+    from ..core.quoting import unsafe_places  # here, because only loops that ask for it pay for reading scripts
+
+    for state in _shell_states(subject):
+        for offset, message, hint in unsafe_places(state.action):
+            at = state.data.place("action", offset)
+            yield Finding(state.steps("action"), f"state `{state.name}`: {message}", hint, at)
+
+
 def _shell_states(subject: Subject) -> Iterator[StateView]:
     return (state for state in subject if state.kind == "shell")
 
@@ -82,6 +93,8 @@ def _shell_states(subject: Subject) -> Iterator[StateView]:
 
 
 def raw_interpolation(subject: Subject) -> Findings:
+    if subject.data.get("safe_interpolation"):
+        return
     for state in _shell_states(subject):
         text = state.action
         spans = _quoted_spans(text)

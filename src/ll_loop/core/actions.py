@@ -8,11 +8,11 @@ from typing import Any
 from . import events
 from .agents import agent_of
 from .context import bind_fragment
-from .effects import ActionDone, RunAction
+from .effects import ActionDone, RunAction, Values
 from .failures import failure_type, first_marker
 from .frame import After, StopAsked, Turn
 from .hosts.turn import Reply
-from .model import McpTool, State
+from .model import McpTool, Shell, State
 from .move import EndRun, Move, Wait, assign, explain
 from .retries import class_of
 from .template import HeredocCollision, TemplateError, render_value
@@ -37,14 +37,21 @@ def start(move: Move) -> Wait | str:
     """The action to run, or the target of `on_error` when its text cannot be made."""
     state = move.state
     try:
-        text = move.render(state.template)
+        text, values = _rendered(move)
         arguments = render_value(dict(state.work.params), move.scope()) if isinstance(state.work, McpTool) else None
     except TemplateError as error:
         return on_error(move, error)
-    return launch(move, text, arguments=arguments)
+    return launch(move, text, arguments=arguments, values=values)
 
 
-def launch(move: Move, text: str, *, arguments: Mapping[str, Any] | None = None, after: After = "action") -> Wait:
+def launch(
+    move: Move,
+    text: str,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    after: After = "action",
+    values: Values = Values(),  # noqa: B008 - frozen
+) -> Wait:
     """The action with this text; the machine goes on with its answer at `after`."""
     state, loop = move.state, move.frame.loop
     if 0 < loop.prompt_size_warn <= len(text):
@@ -58,8 +65,22 @@ def launch(move: Move, text: str, *, arguments: Mapping[str, Any] | None = None,
         move.frame.depth,
         arguments,
         agent_of(loop, state) if state.is_prompt else None,
+        values,
     )  # fmt: skip
     return Wait(action, after)
+
+
+def _rendered(move: Move) -> tuple[str, Values]:
+    """The action's text, and the values that a shell action gets as variables."""
+    frame, template = move.frame, move.state.template
+    if not isinstance(move.state.work, Shell):
+        return move.render(template), Values()
+    if frame.loop.safe_interpolation and "$" in template:
+        from .quoting import render_quoted  # here, because only loops that ask for it pay for reading scripts
+
+        rendered = render_quoted(template, move.scope())
+        return rendered.text, Values(frame.context, frame.captured, rendered.values)
+    return move.render(template), Values(frame.context, frame.captured)
 
 
 def _first(*candidates: float | None) -> float:

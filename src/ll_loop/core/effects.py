@@ -19,6 +19,14 @@ from .model import EMPTY, Loop
 # --- effects -----------------------------------------------------------------------------------------------
 
 
+class Values(Struct, frozen=True):
+    """What a shell action gets as variables: the context, the captures, and by `named` what its text refers to."""
+
+    context: Mapping[str, Any] = EMPTY
+    captured: Mapping[str, Any] = EMPTY
+    named: Mapping[str, str] = EMPTY
+
+
 class RunAction(Struct, frozen=True):
     """Run `text` as a bash script, or as a prompt of `agent` when `prompt` is set. Times are seconds, 0 means no limit.
 
@@ -37,6 +45,7 @@ class RunAction(Struct, frozen=True):
     depth: int = 0
     arguments: Mapping[str, Any] | None = None
     agent: Agent | None = None
+    values: Values = Values()
 
 
 class AskModel(Struct, frozen=True):

@@ -383,6 +383,8 @@ class Loop(Struct, frozen=True):
     prompt_size_warn: int = 50000
     approval_timeout: float = 1800
     """Seconds that questions to a person wait whose states have no `timeout`; of a run, its outermost loop says it."""
+    safe_interpolation: bool = False
+    """References in shell actions become quoted variables instead of pasted text."""
     thresholds: Mapping[str, Any] = EMPTY
     """Context values that `config:` gives in place of the project's."""
     handoff_threshold: int | None = None

@@ -111,6 +111,15 @@ def references(template: str) -> list[Reference]:
     return [piece for piece in _parse(template) if isinstance(piece, Reference)]
 
 
+def pieces_of(template: str) -> tuple[str | Reference, ...]:
+    """A template as literal texts and references by turns; raises `TemplateError` where it breaks the grammar."""
+    pieces = _parse(template)
+    for piece in pieces:
+        if isinstance(piece, _Fault):
+            raise TemplateError(piece.message, hint=piece.hint)
+    return tuple(piece for piece in pieces if not isinstance(piece, _Fault))
+
+
 def problems(template: str) -> list[tuple[int, str, str]]:
     """What is certain to fail when this template is rendered: (offset, message, hint), in order.
 

@@ -65,6 +65,7 @@ def build(
         on_handoff=cast(m.Handoff, _word(top, "on_handoff", HANDOFFS, "pause")),
         circuit=_circuit(top),
         prompt_size_warn=_prompt_size(top),
+        safe_interpolation=top.flag("safe_interpolation"),
         **_config(top),
         meta=MappingProxyType(_meta(top)),
         **_caps(top),

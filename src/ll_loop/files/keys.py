@@ -89,6 +89,7 @@ TOP_LEVEL: Final = (
         "backoff",
         "maintain",
         "on_handoff",
+        "safe_interpolation",
         "circuit",
         "from",
         "import",

@@ -40,12 +40,14 @@ from ..core.effects import (
     Written,
 )
 from ..core.failures import MARKERS, marked_lines
+from ..core.variables import PREFIXES
 from ..errors import CannotCreateError, StorageError
 from ..files.library import Library
 from ..files.settings import Orchestration
-from . import files
+from . import exports, files
 from .asking import Asking
 from .desk import Desk
+from .exports import Exports
 from .hosting import Hosts
 from .journal import Journal
 from .mcp_tool import Caller
@@ -91,7 +93,9 @@ class Actions:
         self._log = log
         self._cwd = cwd
         self._env = env
-        self._encoded = {os.fsencode(key): os.fsencode(value) for key, value in {**env, "PWD": str(cwd)}.items()}
+        own = {key: value for key, value in {**env, "PWD": str(cwd)}.items() if not key.startswith(PREFIXES)}
+        self._encoded = {os.fsencode(key): os.fsencode(value) for key, value in own.items()}
+        self._exports = Exports(log.parent / exports.FOLDER, self._encoded)
         self._bash = shutil.which("bash", path=env.get("PATH")) or "bash"
         self._desk = desk
         self._marker = f"LL_LOOP_RUN_ID={run_id}"
@@ -109,6 +113,7 @@ class Actions:
     def close(self) -> None:
         """Remove what was made for the actions."""
         self._script.close()
+        self._exports.close()
 
     async def perform(self, effect: Effect) -> Answer:
         match effect:
@@ -148,17 +153,18 @@ class Actions:
             return await self._call_tool(action)
         hearer = _Hearer(self._journal, self._log, action)
         try:
+            values = await self._exports.environment(action.values)
             command = Command(
-                argv=(self._bash, self._script.put(action.text)),
+                argv=(self._bash, self._script.put(values.prelude + action.text)),
                 cwd=str(self._cwd),
-                env=self._encoded,
+                env={**self._encoded, **values.env},
                 timeout=action.timeout or None,
                 idle_timeout=action.idle_timeout or None,
                 marker=self._marker,
             )
             ended = await self._spawner.run(command, hearer, started=self._note_child, grace=self._grace)
         except OSError as error:
-            return ActionDone(126, stderr=f"Action failed: cannot write its script: {error.strerror}")
+            return ActionDone(126, stderr=f"Action failed: cannot write its script or values: {error.strerror}")
         finally:
             hearer.close()
         return _done(ended, hearer.marked, str(self._cwd))
