@@ -40,7 +40,7 @@ def input_key_unguarded(subject: Subject) -> Findings:
         yield Finding(("required_inputs",), message, f"add `required_inputs: [{key}]`", at)
 
 
-WITHOUT_EFFECT = ("tamper_guard", "prepatch_check", "host_guard", "pruning_profile", "artifact_output", "session_mode")
+WITHOUT_EFFECT = ("pruning_profile", "session_mode")
 """Keys of the loop, or of a state, that are read and checked but not yet obeyed."""
 
 
@@ -48,8 +48,12 @@ def without_effect(subject: Subject) -> Findings:
     for key in WITHOUT_EFFECT:
         if subject.data.get(key) is not None:
             yield Finding((key,), f"`{key}` has no effect in this version")
+    if subject.data.get("artifact_mode") == "template":
+        yield Finding(
+            ("artifact_mode",), "`artifact_mode: template` has no effect in this version: nothing is promoted"
+        )
     for state in subject:
-        for key in (*WITHOUT_EFFECT, "cost_ceiling", "scopes"):
+        for key in (*WITHOUT_EFFECT, "cost_ceiling"):
             if state.has(key):
                 message = f"state `{state.name}`: `{key}` has no effect in this version"
                 yield Finding(state.steps(key), message, at=state.at(key))

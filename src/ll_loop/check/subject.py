@@ -173,7 +173,9 @@ class Subject:
         circuit = self.block("circuit")
         repeated = circuit.get("repeated_failure") if circuit is not None else None
         target = repeated.text("on_repeated_failure") if isinstance(repeated, Map) else None
-        named = {self.data.text("initial"), target, *self.limit_handlers}
+        guard = self.block("host_guard") or Map()
+        guarded = (guard.text(key) for key in ("pressure_state", "on_abort_route", "budget_state"))
+        named = {self.data.text("initial"), target, *self.limit_handlers, *guarded}
         return {name for name in named if name and name in self.states}
 
     def reachable(self, starts: Iterable[str], without: frozenset[str] = frozenset()) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import events
+from . import events, host
 from .agents import agent_of
 from .context import bind_fragment
 from .effects import ActionDone, RunAction, Values
@@ -66,6 +66,7 @@ def launch(
         arguments,
         agent_of(loop, state) if state.is_prompt else None,
         values,
+        state.scopes,
     )  # fmt: skip
     return Wait(action, after)
 
@@ -129,6 +130,7 @@ def note(move: Move, done: ActionDone) -> str | None:
             done.reply,
         )
     )
+    host.account(move, done)
     if done.note:
         move.warn(done.note)
     _tell_of_the_host(move, done.reply)

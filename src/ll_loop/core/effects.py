@@ -31,7 +31,7 @@ class RunAction(Struct, frozen=True):
     """Run `text` as a bash script, or as a prompt of `agent` when `prompt` is set. Times are seconds, 0 means no limit.
 
     With `arguments`, `text` is `SERVER/TOOL`: a tool of an MCP server to call with them. `loop` and `depth` tell which
-    (sub-)loop the state belongs to.
+    (sub-)loop the state belongs to. With `scopes`, only these credentials of the environment are passed on.
     """
 
     text: str
@@ -46,6 +46,7 @@ class RunAction(Struct, frozen=True):
     arguments: Mapping[str, Any] | None = None
     agent: Agent | None = None
     values: Values = Values()
+    scopes: tuple[str, ...] | None = None
 
 
 class AskModel(Struct, frozen=True):
@@ -116,6 +117,35 @@ class ProbePaths(Struct, frozen=True):
     exclude: tuple[str, ...] = ()
 
 
+class SnapshotTests(Struct, frozen=True):
+    """Hash the project's test files: a JSON object of paths and digests. With `keep`, they can be restored."""
+
+    keep: bool = False
+
+
+class RestoreTests(Struct, frozen=True):
+    """Put test files back as a snapshot kept them: `files` maps paths to digests. A JSON list of those restored."""
+
+    files: Mapping[str, str]
+
+
+class CheckPatch(Struct, frozen=True):
+    """Run the tests that the patch brings without the rest of it: a JSON list of those that pass all the same."""
+
+
+class PromoteArtifact(Struct, frozen=True):
+    """Copy `source`, below `run_dir`, to `to` (by default into the project's artifacts); the path it has then."""
+
+    source: str
+    to: str | None = None
+    run_dir: str = ""
+    mode: str = "file"
+
+
+class ReadMemory(Struct, frozen=True):
+    """The share of this machine's memory that is used, in percent; None where it cannot be told."""
+
+
 class Sleep(Struct, frozen=True):
     """Wait `seconds`; `why` is shown to people (`backoff`, `rate limit`, `server error`)."""
 
@@ -135,7 +165,10 @@ class Breathe(Struct, frozen=True):
 
 
 Probe = ProbeTree | ProbeFile | ProbePaths
-Effect = RunAction | AskModel | AskHuman | FindHuman | ReadLearning | Probe | WriteFile | Sleep | LoadLoop | Breathe
+Look = SnapshotTests | RestoreTests | CheckPatch | PromoteArtifact | ReadMemory
+Effect = (
+    RunAction | AskModel | AskHuman | FindHuman | ReadLearning | Probe | Look | WriteFile | Sleep | LoadLoop | Breathe
+)
 
 # --- answers -----------------------------------------------------------------------------------------------
 
@@ -146,6 +179,7 @@ class ActionDone(Struct, frozen=True):
     `marked` holds the output lines with a run marker (`FATAL_ERROR:` and so on), found while reading, so that none
     is lost when `output` was shortened. `workdir` is set when the action could not start because its directory
     is gone. `note` tells of background children that were ended. `reply` is what the host of a prompt told.
+    `peak_mb` is the most memory that one of its processes had, 0 where that is unknown or little.
     """
 
     exit_code: int
@@ -157,6 +191,7 @@ class ActionDone(Struct, frozen=True):
     workdir: str | None = None
     note: str = ""
     reply: Reply | None = None
+    peak_mb: int = 0
 
 
 class ModelSaid(Struct, frozen=True):
@@ -268,6 +303,8 @@ def _action_to_json(done: ActionDone) -> dict[str, Any]:
         document["note"] = done.note
     if done.reply is not None:
         document["reply"] = reply_to_json(done.reply)
+    if done.peak_mb:
+        document["peak_mb"] = done.peak_mb
     return document
 
 

@@ -30,6 +30,8 @@ def status_of(ending: Ending) -> Status:
             | "error"
             | "no_route"
             | "workdir_vanished"
+            | "host_pressure_abort"
+            | "host_budget_exceeded"
             | "internal_error"
         ):
             return "failed"
@@ -62,6 +64,8 @@ def exit_code_of(ending: Ending) -> int:
             | "error"
             | "no_route"
             | "workdir_vanished"
+            | "host_pressure_abort"
+            | "host_budget_exceeded"
         ):
             return STOPPED
         case _:

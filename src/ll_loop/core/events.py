@@ -5,7 +5,7 @@ Events of sub-loops carry `depth` and the sub-loop's name. Time, run id and sequ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -212,6 +212,52 @@ def api_error_exhausted(state: str, retries: int) -> tuple[str, Fields]:
 
 def handoff_detected(state: str, iteration: int, continuation: str) -> tuple[str, Fields]:
     return "handoff_detected", {"state": state, "iteration": iteration, "continuation": continuation}
+
+
+def tamper_detected(
+    state: str, policy: str, findings: Sequence[Mapping[str, str]], reverted: Sequence[str], target: str | None
+) -> tuple[str, Fields]:
+    """Ours: an action changed test files."""
+    return "tamper_detected", {
+        "state": state, "policy": policy, "findings": list(findings), "reverted": list(reverted), "next": target,
+    }  # fmt: skip
+
+
+def prepatch_check_flagged(state: str, policy: str, files: Sequence[str], target: str | None) -> tuple[str, Fields]:
+    return "prepatch_check_flagged", {
+        "state": state, "policy": policy, "outcomes": len(files), "files": list(files), "next": target,
+    }  # fmt: skip
+
+
+def host_cooldown(state: str, used: float, seconds: float) -> tuple[str, Fields]:
+    return "host_cooldown", {"state": state, "used_pct": used, "cooldown_seconds": seconds}
+
+
+def host_pressure(state: str, used: float, action: str) -> tuple[str, Fields]:
+    return "host_pressure", {"state": state, "used_pct": used, "action": action}
+
+
+def host_pressure_relieved(state: str, used: float) -> tuple[str, Fields]:
+    return "host_pressure_relieved", {"state": state, "used_pct": used}
+
+
+def host_pressure_abort(state: str, used: float) -> tuple[str, Fields]:
+    return "host_pressure_abort", {"state": state, "used_pct": used}
+
+
+def host_subproc_rss(state: str, peak: int, total: int, budget: float) -> tuple[str, Fields]:
+    return "host_subproc_rss", {
+        "state": state, "peak_rss_mb": peak, "cumulative_mb": total, "budget_mb": budget,
+    }  # fmt: skip
+
+
+def host_budget_exceeded(state: str, total: int, budget: float, action: str) -> tuple[str, Fields]:
+    return "host_budget_exceeded", {"state": state, "cumulative_mb": total, "budget_mb": budget, "action": action}
+
+
+def artifact_promoted(state: str, source: str, path: str) -> tuple[str, Fields]:
+    """Ours: a deliverable was taken out of the run's folder."""
+    return "artifact_promoted", {"state": state, "from": source, "to": path}
 
 
 def workdir_vanished(state: str, path: str) -> tuple[str, Fields]:

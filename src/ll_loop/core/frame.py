@@ -32,6 +32,13 @@ After = Literal[
     "record",
     "explore",
     "consult",
+    "tests_before",
+    "patch",
+    "tests_after",
+    "tests_restored",
+    "memory",
+    "cooled",
+    "artifact",
     "nothing",
 ]
 """What the answer under way is for: the machine goes on there. A flush leads to the limit that caused it: the time of
@@ -76,6 +83,8 @@ class Turn(Struct, frozen=True):
     answers: tuple[Answer, ...] = ()
     """What a judge has looked up and been told so far; `chance` is its coin."""
     chance: float = 0.5
+    findings: tuple[Mapping[str, str], ...] = ()
+    forced: str | None = None
 
 
 class Frame(Struct):
@@ -115,6 +124,10 @@ class Frame(Struct):
     handled: frozenset[Cap] = frozenset()
     """The caps whose handlers have been used; `cap` is the latest."""
     pre_cap_state: str | None = None
+    tests_before: str | None = None
+    under_pressure: bool = False
+    used_mb: int = 0
+    budget_told: bool = False
     turn: Turn = field(default_factory=Turn)
     trace: tuple[str, ...] | None = None
     """The events of this sub-loop and those below it as JSON lines, kept only if a loop above captures them."""

@@ -22,7 +22,20 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import actions, approvals, events, judging, learning, limits, retries, stalls, subloops
+from . import (
+    actions,
+    approvals,
+    artifacts,
+    events,
+    guards,
+    host,
+    judging,
+    learning,
+    limits,
+    retries,
+    stalls,
+    subloops,
+)
 from .effects import (
     ActionDone,
     Answer,
@@ -354,7 +367,7 @@ def _enter(move: Move) -> Next:
         case SubLoop() as work:
             return _wait_or_leave(subloops.start(move, work))
         case Shell() | Prompt() | McpTool():
-            return _wait_or_leave(actions.start(move))
+            return host.look(move) or _guarded
         case HumanApproval():
             return _wait_or_leave(approvals.start(move))
         case Learning() as work:
@@ -365,6 +378,29 @@ def _enter(move: Move) -> Next:
             if move.state.routes.next is not None:
                 return partial(_leave, target=move.target(move.state.routes.next))
             return _judge
+
+
+def _guarded(move: Move) -> Next:
+    return guards.before(move) or _wait_or_leave(actions.start(move))
+
+
+def _memory_read(move: Move, answer: Answer) -> Next:
+    found = host.weigh(move, expect(Probed, answer))
+    if isinstance(found, str):
+        move.emit(events.route(move.frame.state, found, "host_pressure"))
+        move.frame.came_from, move.frame.state = move.frame.state, found
+        return _turn
+    return found or _guarded
+
+
+def _cooled(move: Move, answer: Answer) -> Next:
+    expect(Rested, answer)
+    return _guarded
+
+
+def _tests_seen(move: Move, answer: Answer) -> Next:
+    guards.note_before(move, expect(Probed, answer))
+    return _wait_or_leave(actions.start(move))
 
 
 def _count_step(move: Move, *, flushed: bool = False) -> None:
@@ -417,6 +453,10 @@ def _acted(move: Move, answer: Answer) -> Next:
 def _after_next(move: Move, done: ActionDone) -> Next:
     """The way out of a state with `next`: nothing is judged."""
     actions.remember(move, done)
+    return guards.first(move) or partial(_went_on, done=done)
+
+
+def _went_on(move: Move, done: ActionDone) -> Next:
     found = retries.after_failure(move, done)
     if found is not None:
         return _wait_or_leave(found) if move.stop is None else _again
@@ -517,6 +557,19 @@ def _judged(move: Move, evaluation: Evaluation) -> Next:
     frame.last = {"verdict": evaluation.verdict, "details": dict(evaluation.details)}
     frame.turn = replace(frame.turn, verdict=evaluation.verdict)
     _keep_verdict(move, evaluation.verdict)
+    return guards.first(move) or _check_stall
+
+
+def _files_checked(move: Move, answer: Answer, *, after: After) -> Next:
+    """After a guard's look: the next one, or on with the state, unless a guard sends it elsewhere."""
+    wait = guards.following(move, after, expect(Probed, answer))
+    turn = move.frame.turn
+    if wait is not None:
+        return wait
+    if turn.forced is not None:
+        return partial(_leave, target=turn.forced)
+    if move.state.routes.next is not None and turn.done is not None:
+        return partial(_went_on, done=turn.done)
     return _check_stall
 
 
@@ -609,6 +662,7 @@ def _leave(move: Move, target: str | None) -> Next:
     frame = move.frame
     if move.stop is not None and move.stop.by in ("error", "handoff"):
         return _stopped(move)
+    target = host.over_budget(move, target)
     if target is None and frame.loop.maintain:
         target = move.named(move.state.on_maintain) or frame.loop.initial
     if target is None:
@@ -700,12 +754,19 @@ def _finish(move: Move, by: TerminatedBy, error: str | None = None) -> Next:
     if len(move.frames) == 1:
         if by == "terminal" and not move.frame.acted:
             move.warn("the run has come to its end without running anything")
-        _end_all(move, by, error=error)
-        return None
+        promotion = artifacts.due(move, by)
+        if promotion is None:
+            _end_all(move, by, error=error)
+        return promotion
     ending = _ending(move.frame, by, error=error)
     move.emit(events.loop_complete(ending, move.frame.iteration))
     target = subloops.ended(move, ending)
     return partial(_leave, target=target)
+
+
+def _promoted(move: Move, answer: Answer) -> None:
+    artifacts.note(move, expect(Probed, answer))
+    _end_all(move, "terminal")
 
 
 def _end_all(move: Move, by: TerminatedBy, **more: Any) -> None:
@@ -741,4 +802,11 @@ _ANSWERED: Mapping[After, Callable[..., Next]] = {
     "record": _then(learning.looked),
     "explore": _then(learning.explored),
     "consult": _consulted,
+    "tests_before": _tests_seen,
+    "patch": partial(_files_checked, after="patch"),
+    "tests_after": partial(_files_checked, after="tests_after"),
+    "tests_restored": partial(_files_checked, after="tests_restored"),
+    "memory": _memory_read,
+    "cooled": _cooled,
+    "artifact": _promoted,
 }

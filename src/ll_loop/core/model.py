@@ -40,6 +40,8 @@ Direction = Literal["minimize", "maximize"]
 Operator = Literal["eq", "ne", "lt", "le", "gt", "ge"]
 Handoff = Literal["pause", "spawn", "terminate"]
 OnResume = Literal["rerun", "skip", "fail"]
+TamperPolicy = Literal["revert", "fail", "allow"]
+PatchPolicy = Literal["fail", "warn"]
 
 OPERATORS: tuple[Operator, ...] = ("eq", "ne", "lt", "le", "gt", "ge")
 FAILURE_NAMES = frozenset({"failed", "error", "aborted", "finalize_aborted"})
@@ -315,6 +317,10 @@ class State(Struct, frozen=True):
     learning_type: bool = False
     """`type: learning` without its block: an ordinary state that is exempt from the throttle's hard limit."""
     on_resume: OnResume = "rerun"
+    scopes: tuple[str, ...] | None = None
+    """The credentials that a shell action may see; None leaves the environment as it is."""
+    tamper_guard: TamperPolicy | None = None
+    prepatch_check: PatchPolicy | None = None
 
     @property
     def template(self) -> str:
@@ -346,6 +352,30 @@ class Wishes(Struct, frozen=True):
     advisor: str | None = None
     """The host that gives advice, empty for the usual one; None if nobody does."""
     advisor_model: str = ""
+
+
+class HostGuard(Struct, frozen=True):
+    """`host_guard`: percentages are of this machine's memory, the budget is megabytes, 0 is none."""
+
+    enabled: bool = True
+    cooldown_ms: float = 500
+    warn_pct: float = 75
+    critical_pct: float = 85
+    on_pressure: str = "cool_down"
+    pressure_state: str | None = None
+    on_abort_route: str | None = None
+    budget_mb: float = 0
+    on_budget_exceeded: str = "route"
+    budget_state: str | None = None
+
+
+class Artifact(Struct, frozen=True):
+    """`artifact_output`: `source` lies below the run's folder, `to` below the project. `on` None is any success."""
+
+    source: str
+    to: str | None = None
+    on: frozenset[str] | None = None
+    mode: str = "file"
 
 
 class Loop(Struct, frozen=True):
@@ -385,6 +415,8 @@ class Loop(Struct, frozen=True):
     """Seconds that questions to a person wait whose states have no `timeout`; of a run, its outermost loop says it."""
     safe_interpolation: bool = False
     """References in shell actions become quoted variables instead of pasted text."""
+    host_guard: HostGuard = HostGuard()
+    artifact: Artifact | None = None
     thresholds: Mapping[str, Any] = EMPTY
     """Context values that `config:` gives in place of the project's."""
     handoff_threshold: int | None = None
@@ -408,6 +440,8 @@ TerminatedBy = Literal[
     "error",
     "no_route",
     "workdir_vanished",
+    "host_pressure_abort",
+    "host_budget_exceeded",
     "queue_timeout",
     "internal_error",
 ]

@@ -19,6 +19,7 @@ from .effects import (
     Answer,
     AskHuman,
     AskModel,
+    CheckPatch,
     Effect,
     FindHuman,
     HumanFound,
@@ -33,10 +34,14 @@ from .effects import (
     ProbeFile,
     ProbePaths,
     ProbeTree,
+    PromoteArtifact,
     ReadLearning,
+    ReadMemory,
     Rested,
+    RestoreTests,
     RunAction,
     Sleep,
+    SnapshotTests,
     WriteFile,
     Written,
 )
@@ -162,6 +167,8 @@ class Script:
                 return Probed(self._files.get(path))
             case ProbePaths():
                 return Probed(self._next("probe of paths", self._tree))
+            case SnapshotTests() | RestoreTests() | CheckPatch() | PromoteArtifact() | ReadMemory():
+                return Probed(self._files.get(type(effect).__name__))
             case LoadLoop(name):
                 found = self._loops.get(name)
                 return LoadFailed(f"no loop `{name}`") if found is None else Loaded(found)
@@ -238,8 +245,10 @@ class Play:
                 return Written()
             case ProbeTree() | ProbePaths():
                 return Probed("unchanged" if self._verdict() == "no" else f"change {self._count}")
-            case ProbeFile():
+            case ProbeFile() | SnapshotTests() | RestoreTests() | CheckPatch() | ReadMemory():
                 return Probed(None)
+            case PromoteArtifact(source):
+                return Probed(source)
             case LoadLoop(name):
                 return LoadFailed(f"no loop `{name}`")
             case _:

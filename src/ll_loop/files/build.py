@@ -23,6 +23,7 @@ from .keys import (
     ON_RESUME,
     OTHER_TARGETS,
     RATE_LIMIT_NUMBERS,
+    TAMPER_POLICIES,
     THRESHOLDS,
     VERDICT_KEYS,
 )
@@ -45,7 +46,7 @@ def build(
     return m.Loop(
         name=top.name("name") or "",
         initial=top.name("initial") or "",
-        states=MappingProxyType(_states(states, fragments, executables)),
+        states=MappingProxyType(_states(states, fragments, executables, top.data)),
         fingerprint=fingerprint(data, fragments),
         description=top.text("description"),
         context=top.mapping("context"),
@@ -66,6 +67,8 @@ def build(
         circuit=_circuit(top),
         prompt_size_warn=_prompt_size(top),
         safe_interpolation=top.flag("safe_interpolation"),
+        host_guard=_host_guard(top),
+        artifact=_artifact(top),
         **_config(top),
         meta=MappingProxyType(_meta(top)),
         **_caps(top),
@@ -120,6 +123,44 @@ def _config(top: Fields) -> dict[str, Any]:
     given = {} if gate is None else {name: gate.integer(name) for name in THRESHOLDS}
     thresholds = {name: value for name, value in given.items() if value is not None}
     return {"handoff_threshold": block.integer("handoff_threshold"), "thresholds": MappingProxyType(thresholds)}
+
+
+def _host_guard(top: Fields) -> m.HostGuard:
+    guard = top.under("host_guard") if top.data.get("host_guard") is not None else None
+    if guard is None:
+        return m.HostGuard()
+    default = m.HostGuard()
+    return m.HostGuard(
+        enabled=guard.flag("enabled", default=True),
+        cooldown_ms=_or(_number(guard, "cooldown_ms"), default.cooldown_ms),
+        warn_pct=_or(_number(guard, "warn_pct"), default.warn_pct),
+        critical_pct=_or(_number(guard, "critical_pct"), default.critical_pct),
+        on_pressure=guard.name("on_pressure", default.on_pressure) or "",
+        pressure_state=guard.name("pressure_state"),
+        on_abort_route=guard.name("on_abort_route"),
+        budget_mb=_or(_number(guard, "max_cumulative_subproc_mb"), default.budget_mb),
+        on_budget_exceeded=guard.name("on_budget_exceeded", default.on_budget_exceeded) or "",
+        budget_state=guard.name("budget_state"),
+    )
+
+
+def _number(fields: Fields, key: str) -> float | None:
+    """The number under `key`; the rule load.number-coercion complains about anything else."""
+    value = fields.data.get(key)
+    return value if is_number(value) else None
+
+
+def _artifact(top: Fields) -> m.Artifact | None:
+    output = top.data.get("artifact_output")
+    mode = top.name("artifact_mode") or "file"
+    if isinstance(output, str) and output:
+        return m.Artifact(output, mode=mode)
+    source = output.get("from") if isinstance(output, Map) else None
+    if not isinstance(output, Map) or not isinstance(source, str):
+        return None
+    fields = Fields(output, top.out, ("artifact_output",))
+    on = frozenset(fields.words("on")) if output.get("on") is not None else None
+    return m.Artifact(source, fields.name("to"), on, mode)
 
 
 def _circuit(top: Fields) -> m.RepeatedFailure | None:
@@ -206,16 +247,18 @@ def _parameter(block: Fields, name: str) -> m.Parameter | None:
 # --- states ----------------------------------------------------------------------------------------------
 
 
-def _states(block: Fields, fragments: Mapping[str, FragmentUse], executables: frozenset[str]) -> dict[str, m.State]:
+def _states(
+    block: Fields, fragments: Mapping[str, FragmentUse], executables: frozenset[str], top: Map
+) -> dict[str, m.State]:
     states: dict[str, m.State] = {}
     for name in block.data:
         fields = block.under(name)
         if fields is not None:
-            states[name] = _state(name, fields, fragments.get(name), name in executables)
+            states[name] = _state(name, fields, fragments.get(name), name in executables, top)
     return states
 
 
-def _state(name: str, fields: Fields, use: FragmentUse | None, is_program: bool) -> m.State:
+def _state(name: str, fields: Fields, use: FragmentUse | None, is_program: bool, top: Map) -> m.State:
     terminal = fields.flag("terminal")
     failure = fields.flag("failure", default=name in m.FAILURE_NAMES)
     _check_agent_keys(fields)
@@ -240,6 +283,9 @@ def _state(name: str, fields: Fields, use: FragmentUse | None, is_program: bool)
         fragment_parameters=_fragment_parameters(fields, use),
         learning_type=fields.data.get("type") == "learning" and not isinstance(fields.data.get("learning"), Map),
         on_resume=_on_resume(fields),
+        scopes=fields.words("scopes") if fields.data.get("scopes") is not None else None,
+        tamper_guard=cast(m.TamperPolicy | None, _policy(fields, top, "tamper_guard", TAMPER_POLICIES)),
+        prepatch_check=cast(m.PatchPolicy | None, _policy(fields, top, "prepatch_check", ("fail", "warn"))),
     )
 
 
@@ -265,6 +311,13 @@ def _check_agent_keys(fields: Fields) -> None:
 def _on_resume(fields: Fields) -> m.OnResume:
     word = fields.data.get("on_resume")
     return cast(m.OnResume, word) if word in ON_RESUME else "rerun"
+
+
+def _policy(fields: Fields, top: Map, key: str, words: tuple[str, ...]) -> str | None:
+    """A guard's policy, the state's before the loop's; any other word is none."""
+    word = fields.data.get(key)
+    word = top.get(key) if word is None else word
+    return next((known for known in words if known == word), None)
 
 
 def _fragment_parameters(fields: Fields, use: FragmentUse | None) -> tuple[m.Parameter, ...]:

@@ -268,6 +268,7 @@ PROMPT_TYPES: Final = frozenset({"prompt", "slash_command"})
 PARAMETER_TYPES: Final = ("string", "integer", "number", "boolean", "enum", "path")
 HANDOFFS: Final = ("pause", "spawn", "terminate")
 ON_RESUME: Final = ("rerun", "skip", "fail")
+TAMPER_POLICIES: Final = ("revert", "fail", "allow")
 VISIBILITIES: Final = ("public", "internal", "example")
 MODEL_HINTS: Final = ("coding", "reasoning", "burst")
 

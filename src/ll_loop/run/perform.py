@@ -16,6 +16,7 @@ from typing import Literal, Protocol, assert_never
 
 import anyio
 import anyio.lowlevel
+from anyio import to_thread
 from msgspec.structs import replace
 
 from ..core.effects import (
@@ -24,18 +25,24 @@ from ..core.effects import (
     AskHuman,
     AskModel,
     Breathe,
+    CheckPatch,
     Effect,
     FindHuman,
     HumanFound,
     LoadLoop,
+    Look,
     Probed,
     ProbeFile,
     ProbePaths,
     ProbeTree,
+    PromoteArtifact,
     ReadLearning,
+    ReadMemory,
     Rested,
+    RestoreTests,
     RunAction,
     Sleep,
+    SnapshotTests,
     WriteFile,
     Written,
 )
@@ -44,16 +51,18 @@ from ..core.variables import PREFIXES
 from ..errors import CannotCreateError, StorageError
 from ..files.library import Library
 from ..files.settings import Orchestration
-from . import exports, files
+from . import exports, files, prepatch, testfiles
 from .asking import Asking
+from .credentials import CredentialMissing, scoped
 from .desk import Desk
 from .exports import Exports
 from .hosting import Hosts
 from .journal import Journal
 from .mcp_tool import Caller
-from .probes import fingerprint_of_paths, fingerprint_of_tree, load_loop
+from .probes import fingerprint_of_paths, fingerprint_of_tree, load_loop, used_memory
 from .process import Command, Finished, Grace, Spawner
 from .procs import Identity
+from .promote import promote
 from .records import read_learning
 
 SCRIPTS = "ll-action-*.sh"
@@ -93,8 +102,8 @@ class Actions:
         self._log = log
         self._cwd = cwd
         self._env = env
-        own = {key: value for key, value in {**env, "PWD": str(cwd)}.items() if not key.startswith(PREFIXES)}
-        self._encoded = {os.fsencode(key): os.fsencode(value) for key, value in own.items()}
+        self._own = {key: value for key, value in {**env, "PWD": str(cwd)}.items() if not key.startswith(PREFIXES)}
+        self._encoded = _encoded(self._own)
         self._exports = Exports(log.parent / exports.FOLDER, self._encoded)
         self._bash = shutil.which("bash", path=env.get("PATH")) or "bash"
         self._desk = desk
@@ -143,6 +152,25 @@ class Actions:
                 return Probed(fingerprint_of_paths(self._cwd, paths, exclude))
             case ProbeTree(scope):
                 return await self._tree(scope)
+            case SnapshotTests() | RestoreTests() | CheckPatch() | PromoteArtifact() | ReadMemory():
+                return await self._look(effect)
+            case _:
+                assert_never(effect)
+
+    async def _look(self, effect: Look) -> Probed:
+        folder = self._log.parent
+        kept, project = folder / testfiles.KEPT, folder.parents[2]
+        match effect:
+            case SnapshotTests(keep):
+                return await to_thread.run_sync(testfiles.snapshot, self._cwd, kept if keep else None)
+            case RestoreTests(lost):
+                return await to_thread.run_sync(testfiles.restore, self._cwd, lost, kept)
+            case CheckPatch():
+                return await prepatch.check(self._cwd, self._env, self._spawner)
+            case PromoteArtifact():
+                return await to_thread.run_sync(promote, effect, project, folder.name, folder / "artifacts")
+            case ReadMemory():
+                return Probed(used_memory())
             case _:
                 assert_never(effect)
 
@@ -151,13 +179,22 @@ class Actions:
             return await self._prompt(action)
         if action.arguments is not None:
             return await self._call_tool(action)
+        if action.scopes is None:
+            return await self._run_in(action, self._encoded)
+        try:
+            async with scoped(self._own, action.scopes, self._spawner) as seen:
+                return await self._run_in(action, _encoded(seen))
+        except CredentialMissing as error:
+            return ActionDone(1, stderr=f"Action failed: {error}")
+
+    async def _run_in(self, action: RunAction, env: Mapping[bytes, bytes]) -> ActionDone:
         hearer = _Hearer(self._journal, self._log, action)
         try:
             values = await self._exports.environment(action.values)
             command = Command(
                 argv=(self._bash, self._script.put(values.prelude + action.text)),
                 cwd=str(self._cwd),
-                env={**self._encoded, **values.env},
+                env={**env, **values.env},
                 timeout=action.timeout or None,
                 idle_timeout=action.idle_timeout or None,
                 marker=self._marker,
@@ -206,6 +243,10 @@ class Actions:
 
     async def _tree(self, scope: tuple[str, ...]) -> Probed:
         return await fingerprint_of_tree(self._cwd, scope, self._env, self._spawner, self._library.own_folder)
+
+
+def _encoded(env: Mapping[str, str]) -> dict[bytes, bytes]:
+    return {os.fsencode(key): os.fsencode(value) for key, value in env.items()}
 
 
 class _Script:
@@ -303,4 +344,5 @@ def _done(ended: Finished, marked: list[str], cwd: str) -> ActionDone:
         timeout_kind=ended.timeout_kind,
         marked=tuple(marked),
         note=ended.note,
+        peak_mb=ended.peak_mb,
     )

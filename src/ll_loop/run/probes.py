@@ -108,6 +108,17 @@ async def _hashes(cwd: Path, names: list[str], env: Mapping[str, str], spawner: 
     return found
 
 
+def used_memory() -> str | None:
+    """The share of the memory that is used, in percent; None where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        total, available = (int(fields[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
+    except (OSError, KeyError, ValueError):
+        return None
+    return f"{100 * (1 - available / total):.1f}"
+
+
 def read_head(cwd: Path) -> tuple[str | None, str | None]:
     """The commit and the branch that a directory's repository is at, read without starting git; None if unknown."""
     for folder in (cwd, *cwd.parents):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -80,7 +81,8 @@ class Finished(Struct, frozen=True):
 
     `leftovers` are background processes that outlived the leader: ended, unless they were allowed to stay.
     `unkillable` are processes that were still there after SIGKILL. `spawn_error` says why nothing was run
-    (or that the exit status is unknown); `workdir_gone` that it was for want of the working directory.
+    (or that the exit status is unknown); `workdir_gone` that it was for want of the working directory. `peak_mb` is
+    the most memory that one of its processes had, 0 where that cannot be told.
     """
 
     exit_code: int
@@ -92,6 +94,7 @@ class Finished(Struct, frozen=True):
     unkillable: tuple[Identity, ...] = ()
     spawn_error: str | None = None
     workdir_gone: bool = False
+    peak_mb: int = 0
 
     @property
     def note(self) -> str:
@@ -507,13 +510,22 @@ class _Tree:
         return row.session != os.getsid(0) and procs.carries(row.identity, self._marker)
 
 
-def _reap(pid: int) -> int | None:
-    """Take the exit status of this one child; None if there is none to be had."""
+def _reap(pid: int) -> tuple[int, int] | None:
+    """Take the exit status and the peak memory (MB) of this one child; None if there is none to be had."""
     try:
-        done, status = os.waitpid(pid, os.WNOHANG)
+        done, status, usage = os.wait4(pid, os.WNOHANG)
     except ChildProcessError:
         return None
-    return os.waitstatus_to_exitcode(status) if done else None
+    return (os.waitstatus_to_exitcode(status), _peak_mb(usage.ru_maxrss)) if done else None
+
+
+def _peak_mb(peak: int) -> int:
+    """The most memory of a child or of one of those below it, 0 if it cannot be told.
+
+    A child begins as a copy of this process, and its peak with ours: only what is above that is its own.
+    """
+    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // ((1 << 20) if sys.platform == "darwin" else 1024) if peak > ours else 0
 
 
 async def _end(tree: _Tree, watch: _Watch, at_most: float = math.inf) -> tuple[Identity, ...]:
@@ -601,6 +613,7 @@ class _Child:
             self._open = ours.pop_all()
         self.exit_code: int | None = None
         self.status_lost = False
+        self.peak_mb = 0
         self.identity = procs.identity_of(self._popen.pid) or Identity(self._popen.pid, 0, procs.boot_id())
         self.out = _Pipe(out, "stdout", sink, command.keep)
         self.err = _Pipe(err, "stderr", sink, command.keep)
@@ -662,10 +675,11 @@ class _Child:
     def reap(self) -> int:
         """Take the leader's exit status; UNKNOWN if there is none to be had."""
         if self.exit_code is None:
-            code = _reap(self._popen.pid)
-            self.status_lost = code is None
+            found = _reap(self._popen.pid)
+            self.status_lost = found is None
+            code, self.peak_mb = (UNKNOWN, 0) if found is None else found
             # The attribute is set whatever came of it: otherwise the object warns, and waits, when collected.
-            self._popen.returncode = self.exit_code = UNKNOWN if code is None else code
+            self._popen.returncode = self.exit_code = code
         return self.exit_code
 
     def close(self, tree: _Tree) -> None:
@@ -788,6 +802,7 @@ class Spawner:
             leftovers=leftovers,
             unkillable=unkillable,
             spawn_error="the exit status was lost" if child.status_lost and not kind else None,
+            peak_mb=child.peak_mb,
         )
 
     async def _cut_down(self, child: _Child, tree: _Tree) -> None:

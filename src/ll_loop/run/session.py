@@ -29,7 +29,7 @@ from ..core.template import TemplateError, render
 from ..errors import CannotCreateError, LoopError, NotFoundError, RefusedError, UsageError
 from ..files.config import Config, load_config
 from ..files.library import Library
-from . import procs, recovery, sweep
+from . import best_effort, procs, recovery, sweep
 from .admission import Admission
 from .bus import Bus, Reader
 from .control import Control
@@ -473,6 +473,7 @@ class Session:
                 try:
                     by, signal, text = cause_of(handle, failure)
                     await engine.close(by, signal=signal, error=text)
+                    best_effort.keep(engine.run, handle.artifacts)
                 finally:
                     self._saver.save(handle)
 

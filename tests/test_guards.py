@@ -1,0 +1,373 @@
+"""Guards around actions, on real runs: tests that were tampered with, tests that prove nothing, memory, credentials."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from ll_loop.check.states import CREDENTIALS
+from ll_loop.core import machine
+from ll_loop.core.effects import ActionDone, Outcome, Probed, ReadMemory, Rested, RunAction, Sleep, SnapshotTests
+from ll_loop.core.model import HostGuard, Loop, Prompt, Routes, Shell, State
+from ll_loop.run import recovery
+from ll_loop.run.credentials import SCOPES
+from ll_loop.run.request import RunResult
+from ll_loop.run.session import Session
+from projects import LIMIT, Project, appears, names, only
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path / "project")
+
+
+def loop(project: Project, action: str, keys: str, route: str = "on_yes: done") -> None:
+    body = "".join(f"      {line}\n" for line in action.splitlines())
+    (project.loops / "a.yaml").write_text(
+        f"name: a\ninitial: a\nscope: [a]\nstates:\n  a:\n    action: |\n{body}    {keys}\n    {route}\n"
+        "    on_no: failed\n  done: {terminal: true}\n"
+        "  failed: {terminal: true}\n  broken: {terminal: true, failure: true}\n"
+    )
+
+
+async def run(project: Project, env: dict[str, str] | None = None, **context: object) -> RunResult:
+    async with Session(project.folder, env=env) as session:
+        with anyio.fail_after(LIMIT):
+            return await session.start("a", context=context).wait()
+
+
+def told(project: Project, result: RunResult, event: str) -> list[dict[str, Any]]:
+    return [dict(record) for record in only(project.records(result.run_id), event)]
+
+
+# --- test files ------------------------------------------------------------------------------------------------
+
+TAMPERING = "mkdir -p tests; echo 1 > tests/test_new.py; echo 2 > test_old.py; rm test_gone.py; echo 3 > other.py"
+
+
+def with_tests(project: Project) -> None:
+    project.file("test_old.py").write_text("old")
+    project.file("test_gone.py").write_text("gone")
+
+
+@pytest.mark.parametrize("route", ["on_yes: done", "next: done"])
+async def test_an_action_that_changes_tests_is_sent_to_a_failure(project: Project, route: str) -> None:
+    with_tests(project)
+    loop(project, TAMPERING, "tamper_guard: fail", route)
+    result = await run(project)
+    assert (result.exit_code, result.final_state) == (2, "failed")
+    found = told(project, result, "tamper_detected")
+    assert [(one["path"], one["kind"]) for one in found[0]["findings"]] == [
+        ("test_gone.py", "deleted"),
+        ("test_old.py", "modified"),
+        ("tests/test_new.py", "added"),
+    ]
+    assert (found[0]["state"], found[0]["policy"], found[0]["reverted"], found[0]["next"]) == (
+        "a",
+        "fail",
+        [],
+        "failed",
+    )
+
+
+async def test_tests_that_an_action_changed_or_deleted_are_put_back(project: Project) -> None:
+    with_tests(project)
+    project.file("test_old.py").chmod(0o755)
+    loop(project, TAMPERING, "tamper_guard: revert")
+    result = await run(project)
+    assert (result.exit_code, result.final_state) == (0, "done")
+    assert project.file("test_old.py").read_text() == "old"
+    assert project.file("test_old.py").stat().st_mode & 0o777 == 0o755
+    assert project.file("test_gone.py").read_text() == "gone"
+    assert project.file("tests/test_new.py").exists()
+    assert told(project, result, "tamper_detected")[0]["reverted"] == ["test_gone.py", "test_old.py"]
+
+
+async def test_a_loop_s_policy_holds_for_states_without_their_own(project: Project) -> None:
+    with_tests(project)
+    loop(project, TAMPERING, "capture: x")
+    text = (project.loops / "a.yaml").read_text()
+    (project.loops / "a.yaml").write_text(text.replace("scope:", "tamper_guard: allow\nscope:"))
+    result = await run(project)
+    assert result.final_state == "done"
+    assert told(project, result, "tamper_detected")[0]["policy"] == "allow"
+
+
+async def test_an_action_that_leaves_the_tests_alone_is_not_mentioned(project: Project) -> None:
+    with_tests(project)
+    loop(project, "echo 3 > other.py", "tamper_guard: fail")
+    result = await run(project)
+    assert result.final_state == "done"
+    assert "tamper_detected" not in names(project.records(result.run_id))
+
+
+async def test_what_a_cut_off_attempt_did_to_the_tests_is_found_after_the_resume(project: Project) -> None:
+    with_tests(project)
+    loop(project, "[ -e cut ] || { echo 2 > test_old.py; touch cut; sleep 60; }", "tamper_guard: revert")
+    async with Session(project.folder) as session:
+        handle = session.start("a")
+        await appears(project.file("cut"))
+        handle.cancel()
+        with anyio.fail_after(LIMIT):
+            assert (await handle.wait()).status == "interrupted"
+    async with Session(project.folder) as session:
+        with anyio.fail_after(LIMIT):
+            result = await session.resume(recovery.find_run(project.runs, handle.run_id)).wait()
+    assert result.exit_code == 0
+    assert project.file("test_old.py").read_text() == "old"
+    assert told(project, result, "tamper_detected")[0]["reverted"] == ["test_old.py"]
+
+
+# --- tests that prove nothing ----------------------------------------------------------------------------------
+
+PATCH = """\
+echo 'def f(): return 2' > m.py
+printf 'from m import f\\ndef test_f(): assert f() == 2\\n' > test_real.py
+printf 'def test_f(): assert True\\n' > test_void.py
+"""
+
+
+RUNNER = """\
+import runpy, sys
+
+failed = False
+for name, found in runpy.run_path(sys.argv[-1]).items():
+    if name.startswith("test_"):
+        try:
+            found()
+        except AssertionError:
+            failed = True
+sys.exit(failed)
+"""
+"""Enough of pytest for these tests, and quick to start."""
+
+
+def with_pytest(project: Project) -> dict[str, str]:
+    stub = project.folder.parent / "stub"
+    stub.mkdir()
+    (stub / "pytest.py").write_text(RUNNER)
+    (stub / "python3").symlink_to(sys.executable)
+    return {"PATH": f"{stub}:/usr/bin:/bin", "PYTHONPATH": f"{stub}:."}
+
+
+def committed(project: Project) -> None:
+    project.file("m.py").write_text("def f(): return 1\n")
+    for words in (
+        ["init", "-qb", "main"],
+        ["add", "m.py"],
+        ["-c", "user.name=x", "-c", "user.email=x@y", "commit", "-qm", "x"],
+    ):
+        subprocess.run(["git", *words], cwd=project.folder, check=True)
+
+
+@pytest.mark.parametrize(("policy", "state"), [("warn", "done"), ("fail", "failed"), ("allow", "done")])
+async def test_a_new_test_that_passes_without_the_patch_is_flagged(project: Project, policy: str, state: str) -> None:
+    committed(project)
+    loop(project, PATCH, f"prepatch_check: {policy}")
+    result = await run(project, with_pytest(project))
+    assert result.final_state == state
+    flagged = [
+        (one["policy"], one["outcomes"], one["files"]) for one in told(project, result, "prepatch_check_flagged")
+    ]
+    assert flagged == ([] if policy == "allow" else [(policy, 1, ["test_void.py"])])
+    assert told(project, result, "warning") == []
+
+
+async def test_a_patch_check_that_cannot_be_made_says_so(project: Project) -> None:
+    loop(project, PATCH, "prepatch_check: fail")
+    result = await run(project)
+    assert result.final_state == "done"
+    assert "prepatch_check could not be made" in told(project, result, "warning")[0]["message"]
+
+
+# --- credentials -----------------------------------------------------------------------------------------------
+
+SECRETS = {"OPENAI_API_KEY": "o", "ANTHROPIC_API_KEY": "a", "MY_SETTING": "m", "LL_API_TOKEN": "t", "LL_PLAIN": "p",
+           "PATH": "/usr/bin:/bin", "HOME": "/nowhere"}  # fmt: skip
+
+
+async def test_an_action_with_scopes_sees_only_the_credentials_that_it_names(project: Project) -> None:
+    loop(project, 'env > out; ls -A "$GH_CONFIG_DIR" > listed', "scopes: [openai-api]")
+    assert (await run(project, SECRETS, mine="kept")).exit_code == 0
+    seen = dict(line.split("=", 1) for line in project.lines("out"))
+    assert seen["OPENAI_API_KEY"] == "o"
+    assert not {"ANTHROPIC_API_KEY", "MY_SETTING", "LL_API_TOKEN"} & seen.keys()
+    assert (seen["LL_PLAIN"], seen["LL_CTX_mine"], seen["PATH"]) == ("p", "kept", "/usr/bin:/bin")
+    assert seen["GH_TOKEN"] == "ll-loop-no-github-token"
+    assert project.lines("listed") == []
+    assert not os.path.exists(seen["GH_CONFIG_DIR"])  # noqa: ASYNC240 - a look, not a wait
+
+
+async def test_the_github_scope_passes_the_token_on(project: Project) -> None:
+    loop(project, 'echo "$GH_TOKEN" > out', "scopes: [github]")
+    assert (await run(project, {**SECRETS, "GITHUB_TOKEN": "real"})).exit_code == 0
+    assert project.lines("out") == ["real"]
+
+
+async def test_the_github_scope_without_a_token_fails_the_action(project: Project) -> None:
+    loop(project, "touch ran", "scopes: [github]")
+    result = await run(project, SECRETS)
+    assert result.final_state == "failed"
+    assert (
+        "Action failed: scope `github` needs a token" in told(project, result, "action_complete")[0]["stderr_preview"]
+    )
+    assert not project.file("ran").exists()
+
+
+def test_every_credential_that_a_loop_may_name_is_known_to_the_run() -> None:
+    assert set(SCOPES) == CREDENTIALS
+
+
+# --- deliverables ----------------------------------------------------------------------------------------------
+
+
+def delivering(project: Project, output: str, action: str = 'echo made > "${context.run_dir}page.html"') -> None:
+    loop(project, action, "capture: x")
+    text = (project.loops / "a.yaml").read_text()
+    (project.loops / "a.yaml").write_text(text.replace("scope:", f"artifact_output: {output}\nscope:"))
+
+
+async def test_a_deliverable_is_taken_out_of_the_run_s_folder_at_the_end(project: Project) -> None:
+    delivering(project, "page.html")
+    result = await run(project)
+    path = f".loops/artifacts/{result.run_id}.html"
+    assert project.file(path).read_text() == "made\n"
+    told_of = told(project, result, "artifact_promoted")[0]
+    assert (told_of["state"], told_of["from"], told_of["to"]) == ("done", "page.html", path)
+
+
+async def test_a_deliverable_replaces_what_is_at_its_place(project: Project) -> None:
+    project.file("site").mkdir()
+    project.file("site/index.html").write_text("old")
+    delivering(project, "{from: page.html, to: site/index.html}")
+    await run(project)
+    assert project.file("site/index.html").read_text() == "made\n"
+    assert [path.name for path in project.file("site").iterdir()] == ["index.html"]
+
+
+@pytest.mark.parametrize(("on", "action", "promoted"), [
+    ("on: [broken]", "true", False),
+    ('"on": [done]', "true", True),
+    ("on: [failed]", "exit 1", True),
+    ("to: p.html", "exit 1", False),
+])  # fmt: skip
+async def test_a_deliverable_is_taken_only_where_its_loop_allows(
+    project: Project, on: str, action: str, promoted: bool
+) -> None:
+    delivering(project, f"{{from: page.html, {on}}}", f'echo made > "${{context.run_dir}}page.html"; {action}')
+    result = await run(project)
+    assert ("artifact_promoted" in names(project.records(result.run_id))) == promoted
+
+
+async def test_a_deliverable_that_is_not_there_is_a_warning(project: Project) -> None:
+    delivering(project, "nothing.html")
+    result = await run(project)
+    assert result.exit_code == 0
+    assert "there is no" in told(project, result, "warning")[0]["message"]
+
+
+async def test_a_run_that_was_cut_short_leaves_what_it_had(project: Project) -> None:
+    loop(project, "echo so far", "capture: x", "on_yes: a")
+    text = (project.loops / "a.yaml").read_text()
+    (project.loops / "a.yaml").write_text(text.replace("scope:", "max_steps: 2\nscope:"))
+    result = await run(project)
+    document = json.loads((project.runs / result.run_id / "artifacts/best_effort.json").read_text())
+    assert (document["terminated_by"], document["final_state"], document["iterations"]) == ("max_steps", "a", 2)
+    assert document["captured"]["x"]["output"] == "so far"
+    assert (document["metadata"]["best_effort"], document["error"]) == (True, None)
+
+
+async def test_a_resumed_run_that_arrives_leaves_no_half_result(project: Project) -> None:
+    loop(project, "[ -e two ] || { [ ! -e one ] || touch two; touch one; exit 1; }", "capture: x")
+    text = (project.loops / "a.yaml").read_text().replace("on_no: failed", "on_no: a")
+    (project.loops / "a.yaml").write_text(text.replace("scope:", "max_steps: 2\nscope:"))
+    first = await run(project)
+    left = project.runs / first.run_id / "artifacts/best_effort.json"
+    assert left.exists()
+    async with Session(project.folder) as session:
+        with anyio.fail_after(LIMIT):
+            result = await session.resume(recovery.find_run(project.runs, first.run_id), max_steps=5).wait()
+    assert result.exit_code == 0
+    assert not left.exists()
+
+
+# --- memory ----------------------------------------------------------------------------------------------------
+
+
+async def test_actions_over_the_memory_budget_lead_to_its_state(project: Project) -> None:
+    loop(project, "python3 -c 'x = bytearray(b\"x\") * (400 << 20)'", "capture: x")
+    guard = "host_guard: {max_cumulative_subproc_mb: 300.5, budget_state: broken}\n"
+    text = (project.loops / "a.yaml").read_text()
+    (project.loops / "a.yaml").write_text(text.replace("scope:", f"{guard}scope:"))
+    result = await run(project)
+    assert result.final_state == "broken"
+    used = told(project, result, "host_subproc_rss")[0]
+    assert used["peak_rss_mb"] == used["cumulative_mb"] > 390
+    assert told(project, result, "host_budget_exceeded")[0]["action"] == "route:broken"
+
+
+def prompting(guard: HostGuard) -> Loop:
+    ask = State("ask", Prompt("do it"), routes=Routes(next="done"))
+    calm = State("calm", Shell("true"), routes=Routes(next="done"))
+    return Loop("p", "ask", {"ask": ask, "calm": calm, "done": State("done", terminal=True)}, host_guard=guard)
+
+
+def after(guard: HostGuard, *used: str | None) -> list[tuple[str, Any]]:
+    """What a run does that finds these shares of the memory used: the names of its events, and its last effect."""
+    decision = machine.begin(prompting(guard), {})
+    told_of = [event.name for event in decision.events]
+    for share in used:
+        assert decision.effect == ReadMemory()
+        decision = machine.advance(decision.run, Outcome(Probed(share)))
+        told_of += [event.name for event in decision.events]
+    return [*((name, None) for name in told_of[2:]), ("", decision.effect or decision.run.ending)]
+
+
+def test_a_prompt_waits_a_moment_when_memory_is_short() -> None:
+    assert after(HostGuard(), "75") == [("host_cooldown", None), ("", Sleep(0.5, "memory"))]
+    assert after(HostGuard(), "85") == [("host_pressure", None), ("host_cooldown", None), ("", Sleep(0.5, "memory"))]
+
+
+@pytest.mark.parametrize("used", ["74.9", None])
+def test_a_prompt_goes_on_when_there_is_memory_or_nobody_can_tell(used: str | None) -> None:
+    [(name, _), (_, effect)] = after(HostGuard(), used)
+    assert name == "action_start"
+    assert isinstance(effect, RunAction)
+
+
+def test_pressure_can_lead_elsewhere_or_end_the_run() -> None:
+    routed = after(HostGuard(on_pressure="route", pressure_state="calm"), "90")
+    assert [name for name, _ in routed] == ["host_pressure", "route", "state_enter", "action_start", ""]
+    aborted = after(HostGuard(on_pressure="abort", on_abort_route="calm"), "90")
+    assert [name for name, _ in aborted] == ["host_pressure", "host_pressure_abort", "loop_complete", ""]
+    ending = aborted[-1][1]
+    assert (ending.by, ending.state) == ("host_pressure_abort", "calm")
+
+
+def test_after_the_pause_the_prompt_is_sent() -> None:
+    decision = machine.begin(prompting(HostGuard()), {})
+    decision = machine.advance(decision.run, Outcome(Probed("80")))
+    decision = machine.advance(decision.run, Outcome(Rested()))
+    assert isinstance(decision.effect, RunAction)
+    assert isinstance(machine.begin(prompting(HostGuard(enabled=False)), {}).effect, RunAction)
+
+
+def test_a_guarded_state_looks_at_the_tests_before_and_after() -> None:
+    state = State("a", Shell("true"), routes=Routes(next="done"), tamper_guard="fail")
+    guarded = Loop("g", "a", {"a": state, "done": State("done", terminal=True)})
+    decision = machine.begin(guarded, {})
+    assert decision.effect == SnapshotTests()
+    decision = machine.advance(decision.run, Outcome(Probed("{}")))
+    assert isinstance(decision.effect, RunAction)
+    decision = machine.advance(decision.run, Outcome(ActionDone(0)))
+    assert decision.effect == SnapshotTests()
+    decision = machine.advance(decision.run, Outcome(Probed('{"test_x.py": "1"}')))
+    assert decision.run.ending is not None, "without a failure to go to, the finding is only told"
+    assert "tamper_detected" in [event.name for event in decision.events]
