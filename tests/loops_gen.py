@@ -18,6 +18,7 @@ from ll_loop.core.effects import (
     Answer,
     AskHuman,
     AskModel,
+    CheckPatch,
     Effect,
     FindHuman,
     HumanFound,
@@ -32,9 +33,13 @@ from ll_loop.core.effects import (
     ProbePaths,
     ProbeTree,
     ReadLearning,
+    PromoteArtifact,
+    ReadMemory,
     Rested,
+    RestoreTests,
     RunAction,
     Sleep,
+    SnapshotTests,
     WriteFile,
     Written,
     answer_to_json,
@@ -45,6 +50,7 @@ from ll_loop.core.frame import Run
 from ll_loop.core.machine import Decision
 from ll_loop.core.model import (
     EMPTY,
+    Artifact,
     Classify,
     DiffStall,
     Evaluate,
@@ -52,6 +58,7 @@ from ll_loop.core.model import (
     ExitCode,
     HumanApproval,
     Learning,
+    HostGuard,
     Loop,
     McpTool,
     Nothing,
@@ -153,6 +160,8 @@ class World:
                 return said_of(self._result(state))
             case WriteFile():
                 return Written()
+            case SnapshotTests() | RestoreTests() | CheckPatch() | PromoteArtifact() | ReadMemory():
+                return Probed(None)
             case _:
                 return Rested()
 
@@ -321,6 +330,8 @@ class MemoryRun:
                 return HUMANS.get(scripted.exit_code, HumanReply("timeout")), scripted.duration_ms / 1000
             case ReadLearning():
                 return LEARNED.get(scripted.exit_code, Learned("stale")), 0.0
+            case SnapshotTests() | RestoreTests() | CheckPatch() | PromoteArtifact() | ReadMemory():
+                return Probed(_seen(effect, scripted)), 0.0
             case _:
                 return Rested(), 0.0
 
@@ -357,6 +368,21 @@ class MemoryRun:
     def events(self) -> list[Record]:
         """The records that the machine told."""
         return [record for record in self.records if is_event(record)]
+
+
+def _seen(effect: Effect, scripted: ActionDone) -> str | None:
+    """What a guard sees: something else whenever the world says something else."""
+    match effect:
+        case SnapshotTests():
+            return json.dumps({"test_a.py": scripted.output})
+        case RestoreTests(files):
+            return json.dumps(list(files))
+        case CheckPatch():
+            return '["test_b.py"]' if scripted.output == "ok" else "[]"
+        case PromoteArtifact(source):
+            return source
+        case _:
+            return None
 
 
 NOT_EVENTS = frozenset(
@@ -442,6 +468,8 @@ def _loop(pick: Random, name: str, children: Sequence[str], most: int) -> Loop:
         backoff=pick.choice((0, 0, 2)),
         maintain=pick.random() < 0.2,
         circuit=pick.choice((None, circuit)),
+        artifact=pick.choice((None, Artifact("page"))),
+        host_guard=HostGuard(enabled=False),  # a prompt that is sent again looks at the memory again
     )
 
 
@@ -464,6 +492,8 @@ def _state(pick: Random, name: str, names: Sequence[str], children: Sequence[str
         on_retry_exhausted=rarely(pick.choice(names)),
         rate_limit=rarely(RateLimit(1, 2, 100, (70,), pick.choice((None, *names)))),
         throttle=rarely(Throttle(1, 2, 3, pick.choice((None, *names)))),
+        tamper_guard=rarely(pick.choice(("revert", "fail", "allow"))),
+        prepatch_check=rarely(pick.choice(("fail", "warn"))),
     )
 
 

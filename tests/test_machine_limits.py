@@ -340,6 +340,7 @@ def test_an_override_of_the_step_cap_counts_from_the_start(library: Library) -> 
 def test_an_action_has_its_own_limits_or_the_loops(
     library: Library, head: str, state: str, expected: tuple[float, float]
 ) -> None:
+    head += "host_guard: {enabled: false}\n"
     loop = load(library, head + f"states:\n  a: {{{state}, next: done}}\n  done: {{terminal: true}}\n")
     effect = machine.begin(loop, {}).effect
     assert isinstance(effect, RunAction)
