@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import events, host
+from . import events, memory
 from .agents import agent_of
 from .context import bind_fragment
 from .effects import ActionDone, RunAction, Values
@@ -19,6 +19,7 @@ from .template import HeredocCollision, TemplateError, render_value
 
 DEFAULT_TIMEOUT = 3600.0
 TOOL_TIMEOUT = 30.0
+NO_VALUES = Values()
 
 
 def prepare(move: Move) -> None:
@@ -50,7 +51,7 @@ def launch(
     *,
     arguments: Mapping[str, Any] | None = None,
     after: After = "action",
-    values: Values = Values(),  # noqa: B008 - frozen
+    values: Values = NO_VALUES,
 ) -> Wait:
     """The action with this text; the machine goes on with its answer at `after`."""
     state, loop = move.state, move.frame.loop
@@ -75,7 +76,7 @@ def _rendered(move: Move) -> tuple[str, Values]:
     """The action's text, and the values that a shell action gets as variables."""
     frame, template = move.frame, move.state.template
     if not isinstance(move.state.work, Shell):
-        return move.render(template), Values()
+        return move.render(template), NO_VALUES
     if frame.loop.safe_interpolation and "$" in template:
         from .quoting import render_quoted  # here, because only loops that ask for it pay for reading scripts
 
@@ -130,7 +131,7 @@ def note(move: Move, done: ActionDone) -> str | None:
             done.reply,
         )
     )
-    host.account(move, done)
+    memory.account(move, done)
     if done.note:
         move.warn(done.note)
     _tell_of_the_host(move, done.reply)

@@ -28,10 +28,10 @@ from . import (
     artifacts,
     events,
     guards,
-    host,
     judging,
     learning,
     limits,
+    memory,
     retries,
     stalls,
     subloops,
@@ -367,7 +367,7 @@ def _enter(move: Move) -> Next:
         case SubLoop() as work:
             return _wait_or_leave(subloops.start(move, work))
         case Shell() | Prompt() | McpTool():
-            return host.look(move) or _guarded
+            return memory.look(move) or _guarded
         case HumanApproval():
             return _wait_or_leave(approvals.start(move))
         case Learning() as work:
@@ -385,7 +385,7 @@ def _guarded(move: Move) -> Next:
 
 
 def _memory_read(move: Move, answer: Answer) -> Next:
-    found = host.weigh(move, expect(Probed, answer))
+    found = memory.weigh(move, expect(Probed, answer))
     if isinstance(found, str):
         move.emit(events.route(move.frame.state, found, "host_pressure"))
         move.frame.came_from, move.frame.state = move.frame.state, found
@@ -662,7 +662,7 @@ def _leave(move: Move, target: str | None) -> Next:
     frame = move.frame
     if move.stop is not None and move.stop.by in ("error", "handoff"):
         return _stopped(move)
-    target = host.over_budget(move, target)
+    target = memory.over_budget(move, target)
     if target is None and frame.loop.maintain:
         target = move.named(move.state.on_maintain) or frame.loop.initial
     if target is None:

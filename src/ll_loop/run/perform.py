@@ -159,7 +159,7 @@ class Actions:
 
     async def _look(self, effect: Look) -> Probed:
         folder = self._log.parent
-        kept, project = folder / testfiles.KEPT, folder.parents[2]
+        kept = folder / testfiles.KEPT
         match effect:
             case SnapshotTests(keep):
                 return await to_thread.run_sync(testfiles.snapshot, self._cwd, kept if keep else None)
@@ -168,7 +168,7 @@ class Actions:
             case CheckPatch():
                 return await prepatch.check(self._cwd, self._env, self._spawner)
             case PromoteArtifact():
-                return await to_thread.run_sync(promote, effect, project, folder.name, folder / "artifacts")
+                return await to_thread.run_sync(promote, effect, self._library, folder)
             case ReadMemory():
                 return Probed(used_memory())
             case _:

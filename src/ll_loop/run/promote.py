@@ -8,19 +8,24 @@ import shutil
 from pathlib import Path
 
 from ..core.effects import Probed, PromoteArtifact
+from ..files.library import Library
 
 ARTIFACTS = "artifacts"
-"""The folder, in `.loops`, for deliverables without a place of their own."""
+"""The folder, beside the loops, for deliverables without a place of their own."""
 
 
-def promote(effect: PromoteArtifact, project: Path, run_id: str, artifacts: Path) -> Probed:
-    """Copy the file to its place, replacing what is there; its path, relative to the project if it is below it."""
-    source = Path(effect.run_dir or artifacts) / effect.source
+def promote(effect: PromoteArtifact, library: Library, run: Path) -> Probed:
+    """Copy the file of the run whose folder is `run` to its place, replacing what is there.
+
+    Tells its path, relative to the project if it is below it.
+    """
+    project = library.project
+    source = Path(effect.run_dir or run / "artifacts") / effect.source
     if effect.mode != "file":
         return Probed(None, f"artifact_mode `{effect.mode}` is not available in this version")
     if source.is_dir():
         return Probed(None, f"{source} is a folder")
-    target = project / effect.to if effect.to else project / ".loops" / ARTIFACTS / f"{run_id}{source.suffix}"
+    target = project / effect.to if effect.to else library.loops / ARTIFACTS / f"{run.name}{source.suffix}"
     try:
         _copy(source, target)
     except FileNotFoundError:
