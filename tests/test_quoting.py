@@ -151,6 +151,7 @@ REFUSED = {
         "awk '{ print ${context.v} }' file",
         "sed -i 's/x/${context.v}/' file",
         "sed -n -e 's/x/${context.v}/' -e p file",
+        "awk -v n=1 ${context.v} file",
     ],
     "would read it as program text": [
         "python3 - <<'PY'\nprint('${context.v}')\nPY",
@@ -201,6 +202,8 @@ def test_a_place_that_cannot_be_made_safe_is_refused_with_its_reason(reason: str
         "[ ${context.v} = x ] && echo yes",
         "timeout 5 make ${context.v}",
         "sed -n 1p ${context.v}",
+        "awk -v n=${context.v} -F: 'BEGIN { print n }' ${context.v}",
+        "awk -f program ${context.v}",
     ],
 )
 def test_an_argument_that_is_only_data_is_not_refused(script: str) -> None:

@@ -86,14 +86,14 @@ def _called(command: Command) -> _Called:
     return _Called(at, name, words[at + 1 :])
 
 
-def _after_options(words: list[Word], at: int, takes: str) -> int:
+def _after_options(words: list[Word], at: int, takes: str, *, assignments: bool = True) -> int:
     while at < len(words):
         text = words[at].text
         if text == "--":
             return at + 1
         if len(text) == 2 and text[0] == "-" and text[1] in takes:
             at += 2
-        elif (text.startswith("-") and len(text) > 1) or _ASSIGNMENT.match(text):
+        elif (text.startswith("-") and len(text) > 1) or (assignments and _ASSIGNMENT.match(text)):
             at += 1
         else:
             return at
@@ -151,7 +151,7 @@ def takes_a_program(command: Command, called: _Called) -> Refusals:
         if kind is not None:
             yield from _refuse(_program(command.words[index + 1 :], _FLAGS[kind]), why)
     if called.name in _FIRST_ARGUMENT:
-        yield from _refuse(_scripts(called.arguments), why)
+        yield from _refuse(_scripts(called.name, called.arguments), why)
 
 
 def reads_a_program(command: Command, called: _Called) -> Refusals:
@@ -190,13 +190,15 @@ def _program(arguments: list[Word], flag: re.Pattern[str]) -> list[Word]:
     return []
 
 
-def _scripts(arguments: list[Word]) -> list[Word]:
-    """What awk or sed takes for its script: the first plain word, and what follows `-e`."""
-    plain = next((word for word in arguments if not word.text.startswith("-")), None)
+def _scripts(name: str, arguments: list[Word]) -> list[Word]:
+    """What awk or sed takes for its script: what follows `-e`, else the first plain word."""
     option = re.compile(r"-\w*e|--expression")
     given = [arguments[i + 1] for i, word in enumerate(arguments[:-1]) if option.fullmatch(word.text)]
-    joined = [word for word in arguments if re.match(r"-\w*e.|--expression=", word.text)]
-    return [*([plain] if plain is not None else []), *given, *joined]
+    given += [word for word in arguments if re.match(r"-\w*e.|--expression=", word.text)]
+    if given or any(re.match(r"-f|--file", word.text) for word in arguments):
+        return given
+    first = _after_options(arguments, 0, "ef" if name.endswith("sed") else "vF", assignments=False)
+    return arguments[first : first + 1]
 
 
 RULES: tuple[Callable[[Command, _Called], Refusals], ...] = (

@@ -148,6 +148,14 @@ def _parts(skeleton: str, slots: Mapping[int, _Slot], edits: list[Edit]) -> Iter
 
 
 def _problem(reference: Reference, why: str) -> tuple[int, str, str]:
-    owned = reference.namespace in ("context", "captured")
-    hint = f"use the variable ${name_of(reference.namespace, reference.path)} instead" if owned else ""
+    owned = reference.namespace in ("context", "captured") and bool(reference.path)
+    hint = _hint(name_of(reference.namespace, reference.path), why) if owned else ""
     return reference.start, f"`{reference.text}` cannot be made safe here: {why}", hint
+
+
+def _hint(name: str, why: str) -> str:
+    if "program text" in why:
+        return f"let that program read {name} from its environment"
+    if "arithmetic" in why or "number" in why or "index" in why:
+        return f"${name} holds the value: test that it is a number before bash evaluates it"
+    return f"${name} holds the value: test it before bash evaluates it"

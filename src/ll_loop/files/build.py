@@ -458,7 +458,7 @@ def _evaluate(fields: Fields) -> m.Evaluate | None:
     if block is None:
         return None
     kind = block.data.get("type")
-    if not isinstance(kind, str):
+    if not isinstance(kind, str) or not kind:
         fields.wrong("evaluate", "a mapping with a `type`")
         return None
     needs = EVALUATOR_NEEDS.get(kind)

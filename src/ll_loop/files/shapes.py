@@ -217,7 +217,7 @@ TOP: Final[dict[str, Shape]] = {
     "prepatch_check": about(ANY, "What to do when a patch looks wrong: `fail`, `warn` or `allow`."),
     "session_mode": about(ANY, "Whether a prompt continues the one before: `fresh` or `continue`."),
     "artifact_output": about(_ARTIFACT, "The file of the run's folder that is the result."),
-    "artifact_mode": about(ANY, "What kind of result it is: `file` or `template`."),
+    "artifact_mode": about(NAME, "What kind of result it is: `file` or `template`."),
     "lint_ok": about(ANY, "Names of warnings to silence, as `validate --json` gives them."),
 }
 """The keys of a loop, without the switches of single warnings."""
@@ -242,7 +242,7 @@ STATE: Final[dict[str, Shape]] = {
     "effort": about(TEXT, "How hard the model is to think: low, medium, high, xhigh or max."),
     "request_path": about(ANY, "How a prompt is sent: `cli`, `sdk` or `batch`."),
     "session_mode": about(ANY, "Whether this prompt continues the one before: `fresh` or `continue`."),
-    "scopes": about(ANY, "Credentials that a shell action may see."),
+    "scopes": about(WORDS, "Credentials that a shell action may see."),
     "evaluate": about({"$ref": "#/$defs/evaluate"}, "How the result is judged; without it by the exit code."),
     "next": about(NAME, "The next state, whatever happened. Nothing is judged."),
     "on_yes": about(NAME, "Where the verdict `yes` leads."),
