@@ -1,4 +1,4 @@
-"""The fragment libraries: each fragment loads clean where it is used, and its script does what the table of docs says."""
+"""The fragment libraries: each fragment loads clean where it is used, and its script does what the docs say."""
 
 from __future__ import annotations
 
@@ -26,11 +26,20 @@ MARKS = {**YES_NO, "on_partial": "bad"}
 
 CALLERS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "benchmark": {"run_benchmark": {"action": "echo 0.5", **YES_NO}},
-    "cli": dict.fromkeys(
-        "ll_auto ll_issues_list ll_issues_next ll_issues_next_issue ll_history_summary ll_check_links ll_messages ll_deps "
-        "ll_sprint_list ll_parallel ll_workflows ll_loop_run".split(),
-        YES_NO,
-    ),
+    "cli": {
+        "ll_auto": YES_NO,
+        "ll_issues_list": YES_NO,
+        "ll_issues_next": YES_NO,
+        "ll_issues_next_issue": YES_NO,
+        "ll_history_summary": YES_NO,
+        "ll_check_links": YES_NO,
+        "ll_messages": YES_NO,
+        "ll_deps": YES_NO,
+        "ll_sprint_list": YES_NO,
+        "ll_parallel": YES_NO,
+        "ll_workflows": YES_NO,
+        "ll_loop_run": YES_NO,
+    },
     "common": {
         "shell_exit": {"action": "true", **YES_NO},
         "harness_exit": {"action": "exit 3", **YES_NO, "on_cannot_judge": "bad"},
@@ -247,9 +256,16 @@ def test_values_stay_values_whatever_is_in_them(library: str, fragment: str, tmp
 
 
 @pytest.mark.parametrize(
-    "pair", ["policy-router/policy_parse_scores", "policy-router/policy_table_dispatch", "policy-router/frontmatter_scores",
-             "rubric-router/rubric_parse_scores", "common/retry_counter", "common/snapshot_artifact"],
-)  # fmt: skip
+    "pair",
+    [
+        "common/retry_counter",
+        "common/snapshot_artifact",
+        "policy-router/frontmatter_scores",
+        "policy-router/policy_parse_scores",
+        "policy-router/policy_table_dispatch",
+        "rubric-router/rubric_parse_scores",
+    ],
+)
 def test_a_hostile_value_runs_nothing(pair: str, tmp_path: Path) -> None:
     hostile: dict[str, Any] = dict.fromkeys(CONTEXT, HOSTILE)
     bound = {"counter_key": HOSTILE, "artifact_path": HOSTILE, "run_dir": ""} if pair.startswith("common/") else {}
@@ -344,7 +360,8 @@ def test_front_matter_becomes_scores_by_type(tmp_path: Path) -> None:
     folder = tmp_path / ".issues" / "bugs"
     folder.mkdir(parents=True)
     (folder / "P1-BUG-7-broken.md").write_text(
-        "---\nid: BUG-7\nconfidence: 90\nhalf: 3.5\nready: true\nblocked: No\nsize: 'Very Large'\nempty:\nword: abc\n---\nlast: 1\n"
+        "---\nid: BUG-7\nconfidence: 90\nhalf: 3.5\nready: true\nblocked: No\n"
+        "size: 'Very Large'\nempty:\nword: abc\n---\nlast: 1\n"
     )
     (folder / "P1-BUG-77-other.md").write_text("---\nconfidence: 1\n---\n")
     wanted = (
