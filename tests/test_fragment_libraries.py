@@ -72,7 +72,7 @@ CALLERS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "ll_auto_learning_gate_infra_check": YES_NO,
         "ll_auto_not_started_check": YES_NO,
         "subloop_rate_limit_diagnostic": {
-            "with": {"operation": "refine", "outcome_token": "LIMITED"},
+            "with": {"operation": "refine"},
             "on_error": "bad",
         },
     },
@@ -536,7 +536,7 @@ def test_a_log_of_ll_auto_is_read_for_one_word(fragment: str, log: str | None, v
 async def test_a_rate_limited_sub_loop_leaves_a_word_for_its_caller(tmp_path: Path) -> None:
     result, text = await run(tmp_path, document("common", "subloop_rate_limit_diagnostic"))
     assert (result.final_state, result.exit_code) == ("failed", 2)
-    assert (Path(result.run_dir) / "subloop_outcome_BUG-7.txt").read_text() == "LIMITED\n"
+    assert (Path(result.run_dir) / "subloop_outcome_BUG-7.txt").read_text() == "RATE_LIMITED\n"
     assert "[RATE_LIMIT] BUG-7 rate-limited during refine" in text
 
 
