@@ -123,8 +123,6 @@ CONTEXT: dict[str, Any] = {
     "max_plan_nodes": 4,
     "exclude": "",
 }
-NO_HOST = "state.unsupported"
-"""What a version without agent hosts says of every prompt."""
 HOSTILE = 'it\'s "$(touch hit)" `touch hit`; touch hit &\n-x'
 
 
@@ -175,7 +173,7 @@ def test_a_loop_that_uses_a_fragment_draws_no_complaint(library: str, fragment: 
     load(tmp_path, document(library, fragment))
     _, problems = Library(tmp_path).check("user")
     about_it = [p for p in problems if p.path.startswith(("states.use", "import", "fragments"))]
-    assert [p for p in about_it if p.rule != NO_HOST] == []
+    assert about_it == []
 
 
 @pytest.mark.parametrize("library", sorted(CALLERS))
