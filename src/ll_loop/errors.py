@@ -75,7 +75,7 @@ class CannotCreateError(LoopError):
 
 
 class StorageError(LoopError):
-    """The disk refused to keep what a run must not lose."""
+    """The disk refused to keep what a run must not lose, or the system what an action needs to start."""
 
     exit_code = 74
 

@@ -7,7 +7,7 @@ from typing import assert_never
 
 from .model import Ending, Status
 
-OK, STOPPED, FAILED, INTERNAL, REFUSED = 0, 1, 2, 70, 75
+OK, STOPPED, FAILED, INTERNAL, STORAGE, REFUSED = 0, 1, 2, 70, 74, 75
 
 
 def status_of(ending: Ending) -> Status:
@@ -46,6 +46,8 @@ def exit_code_of(ending: Ending) -> int:
             return FAILED
         case "terminal":
             return OK
+        case "interrupted" if ending.error is not None:
+            return STORAGE
         case "interrupted":
             return OK if ending.asked else 128 + (ending.signal or 2)
         case "internal_error":

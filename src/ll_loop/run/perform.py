@@ -48,7 +48,7 @@ from ..core.effects import (
 )
 from ..core.failures import MARKERS, marked_lines
 from ..core.variables import PREFIXES
-from ..errors import CannotCreateError, StorageError
+from ..errors import StorageError
 from ..files.library import Library
 from ..files.settings import Orchestration
 from . import exports, files, prepatch, testfiles
@@ -201,7 +201,7 @@ class Actions:
             )
             ended = await self._spawner.run(command, hearer, started=self._note_child, grace=self._grace)
         except OSError as error:
-            return ActionDone(126, stderr=f"Action failed: cannot write its script or values: {error.strerror}")
+            raise StorageError(f"cannot write the action's script or values: {error.strerror}") from error
         finally:
             hearer.close()
         return _done(ended, hearer.marked, str(self._cwd))
@@ -211,7 +211,7 @@ class Actions:
         try:
             done = await self._asking.act(action, hearer, self._note_child)
         except OSError as error:
-            return ActionDone(126, stderr=f"Action failed: cannot write a file for the host: {error.strerror}")
+            raise StorageError(f"cannot write a file for the host: {error.strerror}") from error
         finally:
             hearer.close()
         return replace(done, marked=tuple(hearer.marked))
@@ -317,7 +317,7 @@ def _opened(log: Path) -> int:
     try:
         return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise CannotCreateError(f"cannot create {log}: {error.strerror}") from error
+        raise StorageError(f"cannot create {log}: {error.strerror}") from error
 
 
 def _write_all(fd: int, data: bytes) -> None:

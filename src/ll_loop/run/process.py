@@ -7,6 +7,7 @@ and how its result is judged is for others; which processes are which is `ll_loo
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import resource
@@ -23,6 +24,7 @@ import anyio
 import anyio.lowlevel
 from msgspec import Struct
 
+from ll_loop.errors import StorageError
 from ll_loop.run import procs
 from ll_loop.run.feed import Feed
 from ll_loop.run.procs import Identity
@@ -40,6 +42,11 @@ _DRAIN = 0.05  # seconds for what is still on its way when the leader has exited
 _QUIET = 0.01  # within that, a pipe as quiet as this has said everything
 _LEFTOVER_GRACE = 0.5
 _KILL_BOUND = 2.0  # seconds for SIGKILL to work, then a process counts as unkillable
+_STARVED = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT, errno.EIO}
+)
+"""What is wrong with the machine, and not with the command: taken for the command's failure, it would be routed."""
+_STARVED_HINT = "once the system has room again, `ll-loop resume` goes on with this action"
 _POLL = 0.02  # where the system cannot wake us when a process ends
 
 Stream = Literal["stdout", "stderr"]
@@ -752,13 +759,16 @@ class Spawner:
         `started` is called once the process exists, before anything else happens. Cancellation, and whatever
         `sink` or `started` raise, end the whole tree (SIGTERM, `grace`, SIGKILL) before they are passed on.
         The output counts until the leader's exit plus a moment: background processes are not waited for,
-        and the pipes are closed on them.
+        and the pipes are closed on them. StorageError if the machine has no room to start it (descriptors,
+        memory, processes, disk).
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
         cancelled = anyio.get_cancelled_exc_class()
         try:
             child = _Child(command, sink)
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in _STARVED:
+                raise StorageError(f"cannot start {command.argv[0]}: {error.strerror}", hint=_STARVED_HINT) from error
             return _never_ran(command, error)
         self._adopt(child.identity)
         tree = self._tree(child.identity, command, grace)

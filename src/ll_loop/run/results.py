@@ -10,7 +10,7 @@ from ..core.endings import exit_code_of, status_of
 from ..core.frame import Frame
 from ..core.machine import RESUMABLE
 from ..core.model import Ending, TerminatedBy
-from ..errors import LoopError, RefusedError, StorageError
+from ..errors import CannotCreateError, LoopError, RefusedError, StorageError
 from .handle import RunHandle
 from .request import RunResult
 from .worktree import Kept
@@ -23,6 +23,8 @@ def cause_of(handle: RunHandle, error: BaseException | None) -> tuple[Terminated
             return *handle.why, None
         case RefusedError():
             return "queue_timeout", 0, str(error)
+        case StorageError() | CannotCreateError():
+            return "interrupted", 0, str(error)  # it goes on once there is room again
         case LoopError():
             return "error", 0, str(error)
         case _:
@@ -53,7 +55,7 @@ def result_of(handle: RunHandle, error: BaseException | None) -> RunResult:
         failure_terminal=ending.failure_terminal,
         error=ending.error,
         hint=error.hint if isinstance(error, LoopError) else _hint_on(ending, run.root),
-        resumable=isinstance(error, StorageError) or (ending.by in RESUMABLE and status_of(ending) != "failed"),
+        resumable=ending.by in RESUMABLE and status_of(ending) != "failed",
         worktree=_worktree_of(handle),
     )
 
@@ -83,7 +85,7 @@ def _result_without_run(handle: RunHandle, error: BaseException | None) -> RunRe
         run_dir=f"{handle.artifacts}/",
         error=text,
         hint=error.hint if isinstance(error, LoopError) else "",
-        resumable=error is None and handle.journal.seq > 0,
+        resumable=by == "interrupted" and handle.journal.seq > 0,
     )
 
 

@@ -1,0 +1,86 @@
+"""The disk or the system refuses: the run pauses where it is, says so, and goes on when there is room again."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ll_loop.core.endings import exit_code_of
+from ll_loop.core.model import Ending
+from ll_loop.run import procs, recovery
+from ll_loop.run.bus import Record
+from ll_loop.run.session import Session
+from projects import Project, only
+
+WITHOUT_DESCRIPTORS = """
+import json, os, resource, sys, anyio
+from ll_loop.api import Session
+async def main():
+    async with Session(sys.argv[1], grace=1) as session:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        def hear(record):
+            if record["event"] == "route" and record["from"] == "s1":
+                resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            if record["event"] == "loop_complete":
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        session.bus.listen(hear)
+        result = await session.start("a").wait()
+    print(json.dumps([result.run_id, result.status, result.exit_code, result.resumable, result.error]))
+anyio.run(main, backend=sys.argv[2])
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path / "project")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+async def test_a_run_whose_log_finds_the_disk_full_pauses_and_goes_on_later(project: Project) -> None:
+    project.loop("a", "echo one >> steps", "echo two >> steps; echo said")
+    async with Session(project.folder, grace=1) as session:
+        run = session.start("a")
+        log = run.folder / "output.log"
+
+        def fill(record: Record) -> None:
+            if record["event"] == "run_started":
+                log.symlink_to("/dev/full")
+
+        session.bus.listen(fill)
+    result = await run.wait()
+    assert (result.status, result.exit_code, result.resumable) == ("interrupted", 74, True)
+    assert "No space left" in str(result.error)
+    assert only(project.records(run.run_id), "loop_complete")[0]["exit_code"] == 74
+    log.unlink()
+    async with Session(project.folder, grace=1) as session:
+        again = session.resume(recovery.open_run(project.runs, run.run_id))
+    assert again.status == "completed"
+    assert project.lines("steps") == ["one", "two", "two"]
+    assert [record.get("attempt", 1) for record in only(project.records(run.run_id), "state_enter")] == [1, 1, 2]
+
+
+@pytest.mark.skipif(not procs.LINUX, reason="descriptors are counted in another way")
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+async def test_an_action_that_cannot_be_started_for_want_of_a_descriptor_is_not_taken_for_failed(
+    project: Project, backend: str
+) -> None:
+    project.loop("a", "echo one >> steps", "echo two >> steps")
+    command = [sys.executable, "-c", WITHOUT_DESCRIPTORS, str(project.folder), backend]
+    said = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=30)
+    run_id, *how, error = json.loads(said.stdout)
+    assert (how, project.lines("steps")) == (["interrupted", 74, True], ["one"])
+    assert "Too many open files" in error
+    async with Session(project.folder, grace=1) as session:
+        assert (await session.resume(recovery.open_run(project.runs, run_id)).wait()).status == "completed"
+    assert project.lines("steps") == ["one", "two"]
+    assert [record.get("attempt", 1) for record in only(project.records(run_id), "state_enter")] == [1, 1]
+
+
+def test_what_the_disk_interrupted_has_the_exit_code_of_the_disk() -> None:
+    assert exit_code_of(Ending("interrupted", "a", error=f"errno {errno.ENOSPC}")) == 74
+    assert exit_code_of(Ending("interrupted", "a", signal=15)) == 143
