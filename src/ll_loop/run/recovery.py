@@ -319,14 +319,15 @@ def left_alive(run: StoredRun) -> list[Identity]:
     return procs.orphans_of(marker_of(run.run_id), run.children(), since, run.ancestors())
 
 
-def is_unfinished_clean_up(runs: Path, run_id: str) -> bool:
-    """Whether the run has ended for good, but nobody wrote down what became of its worktree."""
-    try:
-        run = open_run(runs, run_id)
-    except LoopError:
-        return False
-    last = run.worktree()
-    return run.is_over and not run.is_resumable and last is not None and last["event"] == "worktree_created"
+def unfinished_clean_ups(runs: Path) -> Iterator[StoredRun]:
+    """The runs that have ended for good while nobody wrote down what became of their worktree."""
+    for run in stored_runs(runs, run_ids(runs)):
+        if not run.created["request"].get("worktree"):
+            continue
+        with suppress(LoopError):  # a damaged journal is reported when that run is asked for
+            last = run.worktree()
+            if run.is_over and not run.is_resumable and last is not None and last["event"] == "worktree_created":
+                yield run
 
 
 def forget(folder: Path) -> None:

@@ -37,7 +37,7 @@ from .engine import Clock, Engine
 from .git import Gate
 from .handle import RunHandle
 from .inputs import exports_of, inputs_of, overrides_of
-from .journal import VERSION, Committer, as_read_back, now
+from .journal import VERSION, Committer, Journal, as_read_back, now
 from .locks import Locks, folds_case, normalise
 from .mirror import Foreign, Mirror
 from .perform import Actions
@@ -47,7 +47,7 @@ from .recovery import StoredRun, identity_to_json
 from .request import Request, new_run_id
 from .results import cause_of, kept_to_json, result_of
 from .saver import StateSaver
-from .worktree import Kept, Lease, WorktreeRecord, Worktrees
+from .worktree import Kept, Lease, Outcome, WorktreeRecord, Worktrees
 
 CLOSING = 10.0
 """Seconds that closing one run's books may take after its children have ended."""
@@ -419,18 +419,31 @@ class Session:
         finally:
             if lease is not None:
                 handle.kept = lease.outcome if isinstance(lease.outcome, Kept) else None
-                left = {"kept": handle.kept is not None, **kept_to_json(handle.kept)}
-                handle.journal.append("worktree_finished", left)
+                handle.journal.append("worktree_finished", _left(handle.kept))
 
     async def _tidy_worktrees(self) -> None:
         """Once a session: finish the worktrees of runs that had ended when their process was killed cleaning up."""
         if self._tidied:
             return
         self._tidied = True
-        with suppress(LoopError, OSError):  # what cannot be dealt with stays where it is
-            for left in await self._worktrees.leftovers():
-                if left.record is not None and recovery.is_unfinished_clean_up(self.runs, left.run_id):
-                    await self._worktrees.finish(left.record)
+        for stored in recovery.unfinished_clean_ups(self.runs):
+            with suppress(LoopError, OSError):  # what cannot be dealt with stays where it is
+                await self._finish_worktree(stored)
+
+    async def _finish_worktree(self, stored: StoredRun) -> None:
+        """Deal with the worktree of a run that is over, and write down what became of it."""
+        record = _planned_worktree(stored)
+        if record is None:
+            return
+        journal = Journal(stored.folder, stored.run_id, stored.loop, self.bus.publish)
+        journal.continue_at(stored.end, stored.text.records[-1]["seq"])
+        journal.open()  # whoever else wants to do the same is refused
+        try:
+            if stored.text.torn:
+                journal.cut(stored.text.torn)
+            journal.append("worktree_finished", _left(await self._worktrees.finish(record)))
+        finally:
+            journal.close()
 
     async def _left_worktree(self, stored: StoredRun) -> WorktreeRecord | None:
         """The worktree of an earlier attempt if anything was or is in it; what was only being made is removed."""
@@ -557,6 +570,12 @@ def _own_sources(checkout: Path, env: Mapping[str, str]) -> dict[str, str]:
     if not (src.is_dir() and (checkout / "pyproject.toml").exists()):
         return {}
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(src), env.get("PYTHONPATH")]))}
+
+
+def _left(outcome: Outcome | None) -> dict[str, Any]:
+    """What became of a worktree, as `worktree_finished` tells it."""
+    kept = outcome if isinstance(outcome, Kept) else None
+    return {"kept": kept is not None, **kept_to_json(kept)}
 
 
 def _origin(loop: Loop, cwd: Path) -> dict[str, Any]:
