@@ -18,7 +18,9 @@ def _why_not() -> str:
         return "strace is missing"
     if not COMMAND.exists():
         return f"{COMMAND} is missing"
-    probe = subprocess.run(["strace", "-f", "-b", "execve", "-o", "/dev/null", "true"], capture_output=True, check=False)
+    probe = subprocess.run(
+        ["strace", "-f", "-b", "execve", "-o", "/dev/null", "true"], capture_output=True, check=False
+    )
     return "" if probe.returncode == 0 else "strace may not trace, or is older than 5.3"
 
 

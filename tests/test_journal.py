@@ -198,6 +198,20 @@ def test_a_full_disk_is_a_storage_error_and_nothing_more_is_taken(tmp_path: Path
     assert heard == []
 
 
+def test_a_journal_that_could_not_be_made_is_not_begun_with_a_later_record(tmp_path: Path) -> None:
+    one = _journal(tmp_path, [])
+    one.path.mkdir()
+    one.append("run_created", {})
+    with pytest.raises(CannotCreateError):
+        one.flush()
+    one.path.rmdir()
+    one.append("run_withdrawn", {})
+    with pytest.raises(StorageError):
+        one.flush()
+    one.close()
+    assert not one.path.exists()
+
+
 FULL = """
 import resource, sys, anyio
 from ll_loop.api import Session
@@ -228,7 +242,7 @@ def test_a_run_whose_journal_is_full_ends_so_and_can_go_on(tmp_path: Path, backe
     )
     assert done.stderr == ""
     first, second = done.stdout.splitlines()
-    assert first.startswith("74|failed|True|cannot write")
+    assert first.startswith("74|interrupted|True|cannot write")
     assert second == "130"
     run = recovery.find_run(project.runs, "full")
     assert run.text.torn == 0

@@ -134,8 +134,29 @@ async def test_a_process_killed_while_it_made_the_worktree_leaves_a_run_that_can
     assert (repo.worktrees(), repo.branches()) == (0, 1)
 
 
-async def test_what_a_process_was_killed_removing_is_removed_by_the_next(repo: Repo, start: Start) -> None:
-    repo.loop("a", "true")
+async def test_a_worktree_that_was_removed_without_a_record_of_it_does_not_stop_the_run(repo: Repo) -> None:
+    """Its process was killed between removing what was clean and writing that down."""
+    begun = repo.folder.parent / "begun"
+    repo.loop("a", HANG_ONCE.format(begun), "true")
+    repo.commit()
+    async with Session(repo.folder, grace=1, env=repo.env) as session:
+        run = session.start("a", worktree=True)
+        await appears(begun)
+        run.cancel()
+    journal = run.folder / "events.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert b"worktree_finished" in lines[-1]
+    journal.write_bytes(b"".join(lines[:-1]))
+    assert (repo.worktrees(), repo.branches()) == (0, 0)
+    assert (await _resumed(repo, run.run_id)).status == "completed"
+    assert (repo.worktrees(), repo.branches()) == (0, 0)
+
+
+@pytest.mark.parametrize("work", ["true", "echo work > work"])
+async def test_what_a_process_was_killed_removing_is_dealt_with_by_the_next_and_written_down(
+    repo: Repo, start: Start, work: str
+) -> None:
+    repo.loop("a", work)
     repo.commit()
     repo.git_hangs("*worktree\\ remove*")
     process = start()
@@ -143,10 +164,14 @@ async def test_what_a_process_was_killed_removing_is_removed_by_the_next(repo: R
     process.kill()
     process.wait()
     repo.git_works()
-    assert (repo.worktrees(), api.history(repo.folder)[0].status) == (1, "completed")
+    killed = api.history(repo.folder)[0]
+    assert (repo.worktrees(), killed.status) == (1, "completed")
+    repo.loop("b", "true")
     async with Session(repo.folder, env=repo.env) as session:
-        session.start("a", worktree=True)
-    assert (repo.worktrees(), repo.branches()) == (0, 0)
+        session.start("b", worktree=True)
+    assert (repo.worktrees(), repo.branches()) == (0, 0 if work == "true" else 1)
+    [finished] = only(repo.records(killed.run_id), "worktree_finished")
+    assert finished["kept"] == (work != "true")
 
 
 async def test_a_second_shut_down_does_not_wait_for_git(repo: Repo) -> None:

@@ -34,6 +34,7 @@ STREAM = frozenset(
         "scope_granted",
         "worktree_planned",
         "worktree_created",
+        "worktree_leaving",
         "worktree_finished",
         "journal_repaired",
         "swept",

@@ -152,7 +152,7 @@ class Journal:
         if not held:
             return
         if self._fd < 0:
-            self.open()
+            self._reopen()
         data = b"".join(map(encode, held))
         self.unsynced = True
         try:
@@ -166,6 +166,13 @@ class Journal:
         self._end += len(data)
         for record in held:
             self._listener(record)
+
+    def _reopen(self) -> None:
+        try:
+            self.open()
+        except LoopError as error:
+            self._broken = str(error)  # what was held is lost: nothing may stand behind the gap
+            raise
 
     def give_up(self, why: str) -> StorageError:
         """Take nothing more: the disk failed. Returns the error to raise."""

@@ -42,9 +42,7 @@ _DRAIN = 0.05  # seconds for what is still on its way when the leader has exited
 _QUIET = 0.01  # within that, a pipe as quiet as this has said everything
 _LEFTOVER_GRACE = 0.5
 _KILL_BOUND = 2.0  # seconds for SIGKILL to work, then a process counts as unkillable
-_STARVED = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT, errno.EIO}
-)
+_STARVED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT, errno.EIO})
 """What is wrong with the machine, and not with the command: taken for the command's failure, it would be routed."""
 _STARVED_HINT = "once the system has room again, `ll-loop resume` goes on with this action"
 _POLL = 0.02  # where the system cannot wake us when a process ends
@@ -797,7 +795,7 @@ class Spawner:
         duration = anyio.current_time() - child.begun
         code = child.reap()
         self._forget(child.identity)
-        leftovers = () if kind else tuple(self._leftovers(child.identity, command.marker))
+        leftovers = () if kind else self._left_by(child.identity, command)
         if command.allow_background:
             self._kept.update(sid for identity in leftovers if (sid := procs.session_of(identity.pid)))
         elif leftovers:
@@ -814,6 +812,13 @@ class Spawner:
             spawn_error="the exit status was lost" if child.status_lost and not kind else None,
             peak_mb=child.peak_mb,
         )
+
+    def _left_by(self, leader: Identity, command: Command) -> tuple[Identity, ...]:
+        try:
+            return tuple(self._leftovers(leader, command.marker))
+        except OSError as error:
+            what = f"cannot look for what {command.argv[0]} left behind: {error.strerror}"
+            raise StorageError(what, hint=_STARVED_HINT) from error
 
     async def _cut_down(self, child: _Child, tree: _Tree) -> None:
         if child.exit_code is not None:  # it had ended, and so had what it left

@@ -19,6 +19,8 @@ from .procs import Identity
 from .request import age_key
 
 LATEST = "latest"
+IN_USE = ("worktree_created", "worktree_leaving")
+"""What was last written about a worktree of which nobody knows what became."""
 
 
 class StoredRun:
@@ -194,8 +196,8 @@ class StoredRun:
         return min((one.start for one in owners if one.boot == procs.boot_id()), default=None)
 
     def worktree(self) -> Record | None:
-        """The last thing that was written about a worktree of its own: that it was planned, made or finished."""
-        return self._last("worktree_planned", "worktree_created", "worktree_finished")
+        """The last thing that was written about a worktree of its own: that it was planned, made, left or finished."""
+        return self._last("worktree_planned", "worktree_created", "worktree_leaving", "worktree_finished")
 
     def spent(self) -> float:
         """Its own clock in seconds, as far as it was written down."""
@@ -326,7 +328,7 @@ def unfinished_clean_ups(runs: Path) -> Iterator[StoredRun]:
             continue
         with suppress(LoopError):  # a damaged journal is reported when that run is asked for
             last = run.worktree()
-            if run.is_over and not run.is_resumable and last is not None and last["event"] == "worktree_created":
+            if run.is_over and not run.is_resumable and last is not None and last["event"] in IN_USE:
                 yield run
 
 

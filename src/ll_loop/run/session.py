@@ -415,11 +415,26 @@ class Session:
             async with self._worktrees.use(handle.worktree, adopt=adopt) as lease:
                 made = {"worktree": handle.worktree.path, "branch": handle.worktree.branch}
                 handle.journal.append("worktree_created", made)
-                yield lease.project
+                try:
+                    yield lease.project
+                finally:
+                    lease.keep = self._why_keep(handle)
         finally:
             if lease is not None:
                 handle.kept = lease.outcome if isinstance(lease.outcome, Kept) else None
                 handle.journal.append("worktree_finished", _left(handle.kept))
+
+    def _why_keep(self, handle: RunHandle) -> str:
+        """Write down that the worktree is about to be finished; if that cannot be, why it has to stay.
+
+        Otherwise a run that is to go on would not know whether somebody else has taken its worktree away.
+        """
+        handle.journal.append("worktree_leaving", {})
+        try:
+            handle.journal.flush()
+        except LoopError as error:
+            return str(error)
+        return ""
 
     async def _tidy_worktrees(self) -> None:
         """Once a session: finish the worktrees of runs that had ended when their process was killed cleaning up."""
@@ -439,6 +454,7 @@ class Session:
         journal.continue_at(stored.end, stored.text.records[-1]["seq"])
         journal.open()  # whoever else wants to do the same is refused
         try:
+            sweep.remove_files(stored)
             if stored.text.torn:
                 journal.cut(stored.text.torn)
             journal.append("worktree_finished", _left(await self._worktrees.finish(record)))
@@ -453,6 +469,8 @@ class Session:
         if last["event"] == "worktree_planned":
             await self._worktrees.finish(record)
             return None
+        if last["event"] == "worktree_leaving":
+            return record if isinstance(await self._worktrees.finish(record), Kept) else None
         return None if last["event"] == "worktree_finished" and not last["kept"] else record
 
     async def _drive(self, handle: RunHandle, cwd: Path) -> None:

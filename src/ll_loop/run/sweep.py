@@ -28,7 +28,7 @@ async def sweep(run: StoredRun, grace: Grace) -> Swept:
 
     Takes at most the grace and two seconds; cancellation does not cut it short.
     """
-    _remove_files(run)
+    remove_files(run)
     return await _ended(recovery.left_alive(run), run.run_id, grace)
 
 
@@ -62,7 +62,8 @@ async def _ended(left: Sequence[Identity], run_id: str, grace: Grace) -> Swept:
     return Swept(left, await end_tree(None, left, grace=grace, marker=recovery.marker_of(run_id)))
 
 
-def _remove_files(run: StoredRun) -> None:
+def remove_files(run: StoredRun) -> None:
+    """Remove the temporary files that its dead process left."""
     script = run.script
     if script is not None and script.match(SCRIPTS):
         with suppress(OSError):

@@ -85,10 +85,11 @@ Outcome = Removed | Kept
 
 
 class Lease(Struct):
-    """A worktree in use. `outcome` is set when the `use` block has ended."""
+    """A worktree in use. `outcome` is set when the `use` block has ended; `keep` says why it has to stay as it is."""
 
     project: Path
     outcome: Outcome | None = None
+    keep: str = ""
 
 
 class Leftover(Struct, frozen=True):
@@ -291,9 +292,10 @@ class Worktrees:
         try:
             yield lease
         finally:
-            lease.outcome = _kept_in_place(record, "there was no time to clean it up")
-            with self._clean_up.limit():
-                lease.outcome = await self.finish(record)
+            lease.outcome = _kept_in_place(record, lease.keep or "there was no time to clean it up")
+            if not lease.keep:
+                with self._clean_up.limit():
+                    lease.outcome = await self.finish(record)
 
     async def leftovers(self) -> list[Leftover]:
         """Every worktree of ours in this repository, whichever process made it, in git's order."""
