@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import anyio
 import pytest
 
 from ll_loop.core.endings import exit_code_of
@@ -71,7 +71,8 @@ async def test_an_action_that_cannot_be_started_for_want_of_a_descriptor_is_not_
 ) -> None:
     project.loop("a", "echo one >> steps", "echo two >> steps")
     command = [sys.executable, "-c", WITHOUT_DESCRIPTORS, str(project.folder), backend]
-    said = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=30)
+    with anyio.fail_after(30):
+        said = await anyio.run_process(command)
     run_id, *how, error = json.loads(said.stdout)
     assert (how, project.lines("steps")) == (["interrupted", 74, True], ["one"])
     assert "Too many open files" in error

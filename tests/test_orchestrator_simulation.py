@@ -1,7 +1,7 @@
 """Days of the orchestrator in virtual time: random runs of two processes, ended in every way, against plain rules.
 
 What is real: the locks, the slots, admission, the lock files on disk, the handles. What is made up: the work, which is
-sleep. `SIMULATION_SEED=17 scripts/test tests/test_orchestrator_simulation.py` replays a seed; a failing test names its own.
+sleep. `SIMULATION_SEED=17 scripts/test tests/test_orchestrator_simulation.py` replays a seed; a failing test names it.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def loop(tmp_path: Path) -> Loop:
 
 
 async def a_life(town: Town, number: int) -> None:
-    """Runs come at random; some are cancelled at random, some at the very tick of a grant, some fail the whole batch."""
+    """Runs come at random; some are cancelled, at any moment or at the tick of a grant; some fail the whole batch."""
     chance, span = town.chance, MOMENT * 200 if town.crossing else 4 * DAY
     fail_fast = chance.random() < 0.3
     with anyio.fail_after(60 * DAY):
