@@ -80,6 +80,10 @@ class StorageError(LoopError):
     exit_code = 74
 
 
+class BudgetError(LoopError):
+    """A budget of a run or of a batch is used up: no further prompt or question is started."""
+
+
 class RefusedError(LoopError):
     """Not now: the scope is held, the queue timed out, or the run directory is in use."""
 

@@ -54,7 +54,7 @@ async def run_many(names: tuple[str, ...], dry_run: bool, **given: Any) -> int:
     """
     from . import runs
 
-    wishes = _wishes(given, many=True)
+    wishes = _wishes(given, many=True, together=True)
     given["queue"] = True
     requests = [runs.request_of(name, None, **given) for name in runs.names_of(names, wishes)]
     return runs.show_plans(requests, wishes) if dry_run else await runs.run(requests, wishes)
@@ -63,6 +63,7 @@ async def run_many(names: tuple[str, ...], dry_run: bool, **given: Any) -> int:
 @click.command()
 @click.argument("wanted", metavar="[RUN|LOOP|BATCH]", required=False)
 @options.caps
+@options.budget
 @options.jobs
 @options.display
 @options.project
@@ -70,14 +71,16 @@ async def resume(wanted: str | None, max_steps: int | None, max_iterations: int 
     """Go on with runs that were interrupted: one, or all that the last session left unfinished."""
     from . import runs
 
-    return await runs.resume(wanted, max_steps, max_iterations, _wishes(given))
+    return await runs.resume(wanted, max_steps, max_iterations, _wishes(given, together=True))
 
 
-def _wishes(given: dict[str, Any], *, many: bool = False) -> Wishes:
-    """Take out of the options what tells how to run and to report."""
+def _wishes(given: dict[str, Any], *, many: bool = False, together: bool = False) -> Wishes:
+    """Take out of the options what tells how to run and to report, and what all runs may spend `together`."""
     from .runs import Wishes
 
-    names = ("project", "as_json", "events", "quiet", "grace", "jobs", "fail_fast", "attended")
+    names = ["project", "as_json", "events", "quiet", "grace", "jobs", "fail_fast", "attended"]
+    if together:
+        names += ["max_usd", "max_tokens", "deadline"]
     return Wishes(**{name: given.pop(name) for name in names if name in given}, many=many)
 
 

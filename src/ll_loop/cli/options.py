@@ -59,6 +59,20 @@ program_md = click.option(
 )  # fmt: skip
 jobs = click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Run at most N at a time.")
 
+budget = together(
+    click.option(
+        "--max-usd", type=click.FloatRange(min=0), metavar="USD",
+        help="Start no further prompt once so much is spent, by all runs together.",
+    ),
+    click.option(
+        "--max-tokens", type=click.IntRange(min=0), metavar="N", help="The same for tokens, cached ones included."
+    ),
+    click.option(
+        "--deadline", type=click.FloatRange(min=0), metavar="SECONDS",
+        help="Start no further action after so long; what runs may finish.",
+    ),
+)  # fmt: skip
+
 backend = click.option(
     "--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True,
     expose_value=False,  # `__main__` has read it: the loop of events runs already
@@ -94,6 +108,7 @@ start = together(
         "--queue-timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait at most so long for the scope."
     ),
     click.option("--no-lock", is_flag=True, help="Take no scope at all."),
+    budget,
     click.option("--host", default="", metavar="HOST", help="Which agent CLI takes prompts: claude-code, codex, …"),
     click.option("--model", default="", metavar="ID", help="Model of prompt states without one of their own."),
     click.option("--llm-model", default="", metavar="ID", help="Model of judges."),

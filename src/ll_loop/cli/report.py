@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 LAST_LINES = 5
 MOST_REASONS = 10
-CAPS = ("max_steps", "max_iterations_reached")
-"""Endings after which only a higher cap lets a run go on."""
+CAPS = ("max_steps", "max_iterations_reached", "budget_exceeded")
+"""Endings after which only a higher cap or budget lets a run go on."""
 
 Record = Mapping[str, Any]
 
@@ -31,7 +31,7 @@ def of_one(result: RunResult, failing: Record | None, look: Look, *, quiet: bool
     ending = words.placed(words.ending_of(result), result.final_state)
     sentence = f"{ending} {'in' if ending == 'done' else 'after'} {steps}, {took}"
     yield _headline(sentence, f"run {result.run_id}", result.ok, look)
-    yield from map(look.fit, _reasons(result, failing))
+    yield from map(look.fit, (*_cost(result), *_reasons(result, failing)))
     if result.resumable:
         yield _resume_command(result, look)
     yield from _what_is_kept(result, look)
@@ -45,6 +45,14 @@ def _headline(sentence: str, right: str, ok: bool, look: Look) -> str:
     if cells(sentence) + cells(right) + 2 > width:
         return f"{look.paint(look.fit(sentence), colour)}\n{look.fit(right)}"
     return look.paint(sentence, colour) + pad("", width - cells(sentence) - cells(right)) + right
+
+
+def _cost(result: RunResult) -> Iterator[str]:
+    """What the run's hosts have cost, if any took a turn."""
+    if result.usage:
+        tokens, usd = words.spent(result.usage)
+        models = ", ".join(result.usage["unpriced_models"])
+        yield f"  {tokens} tokens, cost {usd}" + (f" (no price is known for {models})" if models else "")
 
 
 def _reasons(result: RunResult, failing: Record | None) -> Iterator[str]:
@@ -72,9 +80,11 @@ def _what_is_kept(result: RunResult, look: Look) -> Iterator[str]:
 
 def _resume_command(result: RunResult, look: Look) -> str:
     """The command that goes on with a run: by its id, or by its loop's name where the id would not fit."""
-    more = {"max_steps": f" --max-steps {result.iterations * 2}", "max_iterations_reached": " --max-iterations N"}.get(
-        result.terminated_by, ""
-    )
+    more = {
+        "max_steps": f" --max-steps {result.iterations * 2}",
+        "max_iterations_reached": " --max-iterations N",
+        "budget_exceeded": " --max-usd USD",
+    }.get(result.terminated_by, "")
     lines = [f"resume with: ll-loop resume {name}{more}" for name in (result.run_id, result.loop)]
     return next((line for line in lines if look.width is None or cells(line) < look.width), lines[-1])
 
@@ -95,8 +105,11 @@ def of_many(
 
 def _table(results: Sequence[RunResult], look: Look) -> list[str]:
     """A line a run. The ids go where the terminal is too narrow for them: cut, they would be of no use."""
-    head = ("", "loop", "ended", "state", "steps", "time", "run")
-    return table([head, *(_row(result, look) for result in results)], look.width, right=(4, 5), spare=(6, 5, 4, 3))
+    costs = any(result.usage for result in results)
+    head = ("", "loop", "ended", "state", "steps", "time", *(("tokens", "cost") if costs else ()), "run")
+    rows = [_row(result, look, costs=costs) for result in results]
+    right, spare = ((4, 5, 6, 7), (8, 5, 4, 3)) if costs else ((4, 5), (6, 5, 4, 3))
+    return table([head, *rows], look.width, right=right, spare=spare)
 
 
 def _notices(results: Sequence[RunResult], failing: Mapping[str, Record], look: Look) -> Iterator[str]:
@@ -116,7 +129,7 @@ def _notices(results: Sequence[RunResult], failing: Mapping[str, Record], look: 
             yield from lines
 
 
-def _row(result: RunResult, look: Look) -> tuple[str, ...]:
+def _row(result: RunResult, look: Look, *, costs: bool) -> tuple[str, ...]:
     mark = look.glyphs.done if result.ok else look.glyphs.bad
     room = max(8, (look.width or 120) // 4)
     return (
@@ -126,6 +139,7 @@ def _row(result: RunResult, look: Look) -> tuple[str, ...]:
         cut(result.final_state or "-", room, look.glyphs.cut),
         str(result.iterations),
         words.seconds(result.duration_ms / 1000),
+        *((words.spent(result.usage) if result.usage else ("", "")) if costs else ()),
         result.run_id,
     )
 

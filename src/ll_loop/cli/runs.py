@@ -35,6 +35,9 @@ class Wishes(Struct, frozen=True):
     fail_fast: bool = False
     many: bool = False
     attended: bool = False
+    max_usd: float | None = None
+    max_tokens: int | None = None
+    deadline: float | None = None
 
     @property
     def where(self) -> Path:
@@ -141,7 +144,16 @@ async def resume(wanted: str | None, max_steps: int | None, max_iterations: int 
 async def _see_through(start: Callable[[Session], list[RunHandle]], wishes: Wishes) -> int:
     """Start runs, show them until they have ended, and say how they ended."""
     attended = wishes.attended or is_somebody_there()
-    session = api.Session(wishes.where, jobs=wishes.jobs, grace=wishes.grace, subreaper=True, attended=attended)
+    session = api.Session(
+        wishes.where,
+        jobs=wishes.jobs,
+        grace=wishes.grace,
+        subreaper=True,
+        attended=attended,
+        max_usd=wishes.max_usd,
+        max_tokens=wishes.max_tokens,
+        deadline=wishes.deadline,
+    )
     async with api.signals(session), session:
         outlook = Outlook(session, wishes)
         results = await outlook.watch(start(session))

@@ -30,6 +30,8 @@ _ENDINGS: Mapping[str, str] = {
     "host_pressure_abort": "failed: memory",
     "host_budget_exceeded": "failed: memory budget",
     "queue_timeout": "refused",
+    "cost_ceiling_exceeded": "failed: cost ceiling",
+    "budget_exceeded": "stopped: budget",
     "refused": "refused",
     "internal_error": "failed: internal error",
 }
@@ -72,6 +74,16 @@ def seconds(value: float, *, whole: bool = False) -> str:
     return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s"
 
 
+def spent(usage: Mapping[str, Any]) -> tuple[str, str]:
+    """Tokens and dollars of a run, as `1,234` and `$0.12`; what is only a part of it gets a `>`."""
+    tokens, usd = f"{usage['known_tokens']:,}", f"${usage['known_cost_usd']:.2f}"
+    if usage["tokens"] is None:
+        tokens = f">{tokens}" if usage["known_tokens"] else "unknown"
+    if usage["cost_usd"] is None:
+        usd = f">{usd}" if usage["known_cost_usd"] else "unknown"
+    return tokens, usd
+
+
 def tried(attempt: int, before: str = "") -> str:
     """Which attempt at a state this is, empty for the first: a run that was cut off enters its state again."""
     return f"{before}attempt {attempt}" if attempt > 1 else ""
@@ -105,6 +117,11 @@ _NOTES: Mapping[str, Words] = {
     "rate_limit_waiting": lambda r: f"{r['state']}: rate limit, retrying in {seconds(r['next_attempt_in'])}",
     "rate_limit_exhausted": lambda r: f"{r['state']}: rate limit, gave up after {seconds(r['total_wait_seconds'])}",
     "rate_limit_storm": lambda r: f"{r['state']}: rate limits {r['count']} times in a row",
+    "cost_ceiling_unknown": lambda r: f"{r['state']}: its cost ceiling may not hold: {r['reason']}",
+    "cost_ceiling_warn": lambda r: f"{r['state']} has cost ${r['cost_usd']:.2f} (warning from ${r['cost_warn_at']:g})",
+    "cost_ceiling_exceeded": lambda r: (
+        f"{r['state']} has cost ${r['cost_usd']:.2f}, more than its ceiling of ${r['cost_ceiling_per_state']:g}"
+    ),
     "api_error_retry": lambda r: f"{r['state']}: server error, retrying in {seconds(r['backoff'])}",
     "api_error_exhausted": lambda r: f"{r['state']}: server error, gave up after {plural(r['retries'], 'retry')}",
     "human_approval_resolved": lambda r: _resolved(r),

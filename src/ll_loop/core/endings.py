@@ -15,7 +15,7 @@ def status_of(ending: Ending) -> Status:
     match ending.by:
         case "terminal":
             return "failed" if ending.failure_terminal else "completed"
-        case "max_steps" | "max_iterations_reached" | "interrupted" | "queue_timeout":
+        case "max_steps" | "max_iterations_reached" | "interrupted" | "queue_timeout" | "budget_exceeded":
             return "interrupted"
         case "timeout":
             return "timed_out"
@@ -32,6 +32,7 @@ def status_of(ending: Ending) -> Status:
             | "workdir_vanished"
             | "host_pressure_abort"
             | "host_budget_exceeded"
+            | "cost_ceiling_exceeded"
             | "internal_error"
         ):
             return "failed"
@@ -68,6 +69,8 @@ def exit_code_of(ending: Ending) -> int:
             | "workdir_vanished"
             | "host_pressure_abort"
             | "host_budget_exceeded"
+            | "cost_ceiling_exceeded"
+            | "budget_exceeded"
         ):
             return STOPPED
         case _:

@@ -202,6 +202,20 @@ def rate_limit_storm(state: str, count: int) -> tuple[str, Fields]:
     return "rate_limit_storm", {"state": state, "count": count}
 
 
+def cost_ceiling_unknown(state: str, reason: str) -> tuple[str, Fields]:
+    return "cost_ceiling_unknown", {"state": state, "reason": reason}
+
+
+def cost_ceiling_warn(state: str, usd: float, near: float) -> tuple[str, Fields]:
+    return "cost_ceiling_warn", {"state": state, "cost_usd": round(usd, 6), "cost_warn_at": near}
+
+
+def cost_ceiling_exceeded(state: str, usd: float, ceiling: float) -> tuple[str, Fields]:
+    return "cost_ceiling_exceeded", {
+        "state": state, "cost_usd": round(usd, 6), "cost_ceiling_per_state": ceiling, "action": "abort",
+    }  # fmt: skip
+
+
 def api_error_retry(state: str, attempt: int, backoff: float) -> tuple[str, Fields]:
     return "api_error_retry", {"state": state, "attempt": attempt, "backoff": backoff}
 

@@ -14,6 +14,7 @@ from msgspec import Struct, field
 
 from .effects import ActionDone, Answer, Effect
 from .model import EMPTY, Ending, Loop, State
+from .tally import Spent
 
 Cap = Literal["max_steps", "max_iterations_reached"]
 After = Literal[
@@ -115,6 +116,8 @@ class Frame(Struct):
     exhausted_in_a_row: int = 0
     held: Mapping[str, int] = EMPTY
     memory: Mapping[str, Mapping[str, Any]] = EMPTY
+    told: Mapping[str, tuple[str, ...]] = EMPTY
+    """What has been said of the cost ceilings of states."""
     stall_window: tuple[tuple[str, int, str], ...] = ()
     stall_counts: Mapping[str, int] = EMPTY
     progress: Mapping[str, str] = EMPTY
@@ -161,6 +164,8 @@ class Run(Struct, frozen=True):
     after: After = "nothing"
     stop: StopAsked | None = None
     ending: Ending | None = None
+    spent: Spent = field(default_factory=dict)
+    """What hosts have cost, by loop and state."""
 
     @property
     def root(self) -> Frame:

@@ -33,6 +33,7 @@ from . import (
     limits,
     memory,
     retries,
+    spending,
     stalls,
     subloops,
 )
@@ -76,6 +77,7 @@ from .model import (
 )
 from .move import EndRun, Move, Wait, assign, expect, without
 from .routing import ABSTAINED, HOLDS, abstention_fallback, route, takes_abstention
+from .tally import merged, spent_to_json
 from .template import TemplateError
 from .verdicts import Evaluation, EvaluatorError, Look, default_evaluation, evaluate
 
@@ -84,8 +86,13 @@ CAPS: Mapping[TerminatedBy, str] = MappingProxyType(
 )
 """Endings at a cap, and the cap that has to be raised before the run can go on."""
 
-RESUMABLE: frozenset[TerminatedBy] = frozenset({"interrupted", "user_stopped", "handoff", "queue_timeout", *CAPS})
-"""Endings after which a run may go on; after a cap only once that was raised."""
+BUDGETS = ("budget", "shared")
+"""What a resume can raise besides caps: see `Loop`. A mapping of limits, which replace those that it names."""
+
+RESUMABLE: frozenset[TerminatedBy] = frozenset(
+    {"interrupted", "user_stopped", "handoff", "queue_timeout", "budget_exceeded", *CAPS}
+)
+"""Endings after which a run may go on; after a cap or a budget only once that was raised."""
 
 LONGEST_STRETCH = 64
 """States in a row that need no answer before other runs get a turn."""
@@ -128,6 +135,7 @@ def advance(run: Run, outcome: Outcome) -> Decision:
     if run.waiting is None or run.ending is not None:
         raise ValueError(f"{run!r} waits for nothing")
     move = Move(run, outcome.at, outcome.ts, outcome.chance)
+    spending.book(move, outcome.answer)
     return _follow(move, partial(_ANSWERED[run.after], answer=outcome.answer))
 
 
@@ -159,10 +167,9 @@ def resume(
     ts: str,
     *,
     started: bool = True,
-    max_steps: int | None = None,
-    max_iterations: int | None = None,
+    **raised: Any,
 ) -> Decision:
-    """Open a closed or killed run again; `max_steps` and `max_iterations` replace the loop's own.
+    """Open a closed or killed run again; `raised` are those of `CAPS` and `BUDGETS` that replace the loop's own.
 
     An action that may have `started` is entered again as the next attempt (or skipped, or fails the run, as its
     state's `on_resume` says); a question to a person is put again, any other effect is asked for again. A run that
@@ -171,7 +178,7 @@ def resume(
     ending = run.ending
     over = ending is not None and run.waiting is None
     move = Move(replace(run, stop=None if over else run.stop, ending=None), at, ts, 0.5)
-    _raise_caps(move, {"max_steps": max_steps, "max_iterations": max_iterations})
+    _raise_caps(move, raised)
     goes_on = ending is None or _goes_on(ending, move.frames[0])
     if over and goes_on:
         _reopen(move.frame)
@@ -212,12 +219,16 @@ def with_overrides(loop: Loop, overrides: Mapping[str, Any]) -> Loop:
     """The loop with what a start or a resume asked for in place of its own caps and `backoff`."""
     if not overrides:
         return loop
-    wishes = overrides.get("wishes")
-    given = {**overrides, "wishes": Wishes(**wishes)} if isinstance(wishes, Mapping) else overrides
+    given = dict(overrides)
+    if isinstance(wishes := given.get("wishes"), Mapping):
+        given["wishes"] = Wishes(**wishes)
+    for name in BUDGETS:
+        if isinstance(raised := given.get(name), Mapping):
+            given[name] = merged(getattr(loop, name), raised)
     return replace(loop, **given)
 
 
-def _raise_caps(move: Move, caps: Mapping[str, int | None]) -> None:
+def _raise_caps(move: Move, caps: Mapping[str, Any]) -> None:
     raised = {name: cap for name, cap in caps.items() if cap is not None}
     if not raised:
         return
@@ -275,6 +286,7 @@ def _settled(move: Move, wait: Wait | None) -> Run:
         after=wait.after if wait else "nothing",
         stop=move.stop,
         ending=move.ending,
+        spent=move.spent,
     )
 
 
@@ -662,6 +674,7 @@ def _leave(move: Move, target: str | None) -> Next:
     frame = move.frame
     if move.stop is not None and move.stop.by in ("error", "handoff"):
         return _stopped(move)
+    spending.check_ceiling(move)
     target = memory.over_budget(move, target)
     if target is None and frame.loop.maintain:
         target = move.named(move.state.on_maintain) or frame.loop.initial
@@ -774,6 +787,8 @@ def _end_all(move: Move, by: TerminatedBy, **more: Any) -> None:
     for frame in reversed(move.frames):
         ending = _ending(frame, by, **more)
         name, fields = events.loop_complete(ending, frame.iteration)
+        if move.spent and not frame.depth:
+            fields["usage"] = spent_to_json(move.spent)
         move.events.append(Event(name, fields, frame.loop.name, frame.depth))
         move.ending = ending
 

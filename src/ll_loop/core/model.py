@@ -378,6 +378,14 @@ class Artifact(Struct, frozen=True):
     mode: str = "file"
 
 
+class Budget(Struct, frozen=True):
+    """What prompts may cost before no further one is started: dollars, tokens, seconds. None is no limit."""
+
+    usd: float | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+
+
 class Loop(Struct, frozen=True):
     """A whole loop, resolved: inheritance, `flow` and fragments are expanded, defaults filled in.
 
@@ -422,6 +430,9 @@ class Loop(Struct, frozen=True):
     handoff_threshold: int | None = None
     meta: Mapping[str, Any] = EMPTY
     wishes: Wishes = Wishes()
+    budget: Budget = Budget()
+    shared: Budget = Budget()
+    """What a start allows this run, and all runs of its batch together; of a run, its outermost loop says it."""
 
 
 # --- how a run ends --------------------------------------------------------------------------------------
@@ -443,6 +454,8 @@ TerminatedBy = Literal[
     "host_pressure_abort",
     "host_budget_exceeded",
     "queue_timeout",
+    "cost_ceiling_exceeded",
+    "budget_exceeded",
     "internal_error",
 ]
 Status = Literal[

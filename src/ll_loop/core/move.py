@@ -49,6 +49,7 @@ class Move:
         self.ts = ts
         self.chance = chance
         self.stop = run.stop
+        self.spent = run.spent
         self.ending: Ending | None = None
         self.events: list[Event] = []
 

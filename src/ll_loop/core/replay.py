@@ -32,6 +32,7 @@ STREAM = frozenset(
         "action_ended",
         "scope_waiting",
         "scope_granted",
+        "host_waiting",
         "worktree_planned",
         "worktree_created",
         "worktree_leaving",
@@ -62,7 +63,7 @@ class Replayed(Struct):
     created: Mapping[str, Any] | None = None
     at: float = 0.0
     missing: list[Event] = field(default_factory=list)
-    raised: dict[str, int] = field(default_factory=dict)
+    raised: dict[str, Any] = field(default_factory=dict)
 
     @property
     def started(self) -> bool:
@@ -126,9 +127,10 @@ def _apply(loop: Loop, state: Replayed, record: Mapping[str, Any], load: Load) -
     return machine.resume(run, at, ts, started=record["started"], **caps_in(record))
 
 
-def caps_in(record: Mapping[str, Any]) -> dict[str, int]:
-    """The caps that a record says were raised."""
-    return {name: record[name] for name in machine.CAPS.values() if record.get(name) is not None}
+def caps_in(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The caps and budgets that a record says were raised."""
+    names = (*machine.CAPS.values(), *machine.BUDGETS)
+    return {name: record[name] for name in names if record.get(name) is not None}
 
 
 def _answer(document: Mapping[str, Any], load: Load) -> Answer:

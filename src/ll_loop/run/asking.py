@@ -75,10 +75,18 @@ def _command(wanted: Mapping[str, Any]) -> Host:
 class Asking:
     """Takes prompts and questions to their hosts."""
 
-    def __init__(self, hosts: Hosts, env: Mapping[str, str], cwd: Path, settings: Orchestration | None = None) -> None:
+    def __init__(
+        self,
+        hosts: Hosts,
+        env: Mapping[str, str],
+        cwd: Path,
+        settings: Orchestration | None = None,
+        allow: Callable[[], None] = lambda: None,
+    ) -> None:
         self._hosts = hosts
         self._env = env
         self._cwd = cwd
+        self._allow = allow
         settings = settings or Orchestration()
         self._configured = settings.host_cli or ""
         self._hints = settings.model_hints
@@ -98,6 +106,7 @@ class Asking:
         model = self._model(host, who.model, who.hint)
         call = Call(prompt=action.text, cwd=str(self._cwd), model=model, agent=who.agent, tools=who.tools)
         limits = Limits(action.timeout or None, action.idle_timeout or None, STALLED)
+        self._allow()
         answered = await self._hosts.ask(host, call, hearer, limits=limits, started=started)
         return _done(answered, _told(answered.reply, host, call), str(self._cwd))
 
@@ -114,6 +123,7 @@ class Asking:
         if "schema" in host.build(call).left_out:
             call = replace(call, prompt=f"{call.prompt}\n\n{FIT}\n{json.dumps(question.schema)}", schema=None)
         limits = Limits(question.timeout or None, None, STALLED)
+        self._allow()
         answered = await self._hosts.ask(host, call, _Deaf(), limits=limits, started=started)
         reply = _told(answered.reply, host, call)
         kept = replace(reply, output="", answer=clip(reply.answer), timed_out=bool(answered.cut))

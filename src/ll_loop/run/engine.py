@@ -50,6 +50,11 @@ class Engine:
         self._chance = chance
         self._changed = changed
 
+    @property
+    def at(self) -> float:
+        """Seconds in which the run was alive."""
+        return self._clock.at()
+
     async def drive(self, decision: Decision, ts: str) -> Run:
         """Go on until the run ends. Cancelled, it leaves the run where it is: see `close`."""
         while True:

@@ -34,6 +34,7 @@ class RunHandle:
         self.loop = loop
         self.request = request
         self.index = index
+        self.batch = ""
         self.folder = runs / run_id
         self.artifacts = self.folder / "artifacts"
         self.context: Mapping[str, Any] = {}
@@ -45,7 +46,7 @@ class RunHandle:
         self.kept: Kept | None = None
         self.stored: StoredRun | None = None
         self.replayed: Replayed | None = None
-        self.raised: Mapping[str, int] = {}
+        self.raised: Mapping[str, Any] = {}
         self.extras: Mapping[str, Any] = {}
         self.overrides: Mapping[str, Any] = {}
         self.problems: tuple[Problem, ...] = ()

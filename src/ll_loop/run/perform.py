@@ -79,8 +79,21 @@ class Performer(Protocol):
         """The answer to an effect. Cancelling it leaves nothing of the effect behind."""
 
 
+class Allow(Protocol):
+    """Asked before something starts; raises BudgetError if it may not."""
+
+    def __call__(self, *, costs: bool = True) -> None: ...
+
+
+def _always(*, costs: bool = True) -> None:
+    pass
+
+
 class Actions:
-    """The real world of one run: its directory, its environment, its journal and its log."""
+    """The real world of one run: its directory, its environment, its journal and its log.
+
+    `allow` is asked before each action, and before each call of a host.
+    """
 
     def __init__(
         self,
@@ -95,8 +108,10 @@ class Actions:
         desk: Desk,
         orchestration: Orchestration | None = None,
         grace: Grace | None = None,
+        allow: Allow = _always,
     ) -> None:
         self._spawner = spawner
+        self._allow = allow
         self._library = library
         self._journal = journal
         self._log = log
@@ -112,7 +127,7 @@ class Actions:
         self._script = _Script()
         more = orchestration.host_env if orchestration is not None else ()
         hosts = Hosts(spawner, env=env, folder=log.parent, marker=self._marker, grace=grace, more_env=more)
-        self._asking = Asking(hosts, env, cwd, orchestration)
+        self._asking = Asking(hosts, env, cwd, orchestration, allow)
 
     @property
     def script(self) -> str:
@@ -177,6 +192,7 @@ class Actions:
     async def _run(self, action: RunAction) -> ActionDone:
         if action.prompt:
             return await self._prompt(action)
+        self._allow(costs=False)
         if action.arguments is not None:
             return await self._call_tool(action)
         if action.scopes is None:

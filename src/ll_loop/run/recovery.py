@@ -11,6 +11,7 @@ from typing import Any
 from ..core.machine import CAPS, RESUMABLE
 from ..core.model import Loop
 from ..core.replay import Replayed, ReplayError, replay
+from ..core.tally import Tally, tally_from_json
 from ..errors import LoopError, NotFoundError, RefusedError
 from ..files.library import Library
 from . import journal, procs
@@ -108,6 +109,17 @@ class StoredRun:
     def cap(self) -> str:
         """The cap at which it ended, so that it can only go on with a higher one; empty if it did not."""
         return CAPS.get(self.completed["terminated_by"], "") if self.completed is not None else ""
+
+    @property
+    def is_out_of_budget(self) -> bool:
+        """Whether it ended because it, or its batch, had no budget left."""
+        return self._ended_by is not None and self._ended_by["terminated_by"] == "budget_exceeded"
+
+    @property
+    def tally(self) -> Tally:
+        """What hosts had cost when it last ended."""
+        usage = (self.completed or {}).get("usage")
+        return tally_from_json(usage) if usage else Tally()
 
     @property
     def is_capped(self) -> bool:
@@ -355,7 +367,7 @@ def rebuild(run: StoredRun, library: Library) -> tuple[Loop, Replayed]:
     return loop, replay(loop, run.text.records, lambda document: _same_loop(library, document, run))
 
 
-def refuse_at_cap(stored: StoredRun, replayed: Replayed, raised: Mapping[str, int]) -> None:
+def refuse_at_cap(stored: StoredRun, replayed: Replayed, raised: Mapping[str, Any]) -> None:
     """RefusedError if the run ended at a cap that `raised` does not raise."""
     cap = stored.cap
     if not cap or replayed.run is None:

@@ -12,8 +12,11 @@ from msgspec import Struct, field
 from msgspec.structs import asdict
 
 from ..core.model import EMPTY
+from ..errors import UsageError
 
 LONGEST_NAME = 40
+_OPTIONAL = ("worktree", "usage")
+"""What a result tells only where there is something to tell."""
 
 
 class Request(Struct, frozen=True):
@@ -24,6 +27,7 @@ class Request(Struct, frozen=True):
     `program_md` is the path of a steering file in place of the project's own. `handoff_threshold` (1 to 100 percent)
     and `context_limit` (tokens) are told to actions. `host` and `model` say who takes prompts (a state's own model
     comes first), `llm_model` who judges; with `no_llm` nobody does. `prompt_size_warn` is in characters, 0 for never.
+    `max_usd`, `max_tokens` and `deadline` (seconds) are what this run may spend before no further prompt is started.
     """
 
     name: str
@@ -45,12 +49,18 @@ class Request(Struct, frozen=True):
     llm_model: str = ""
     no_llm: bool = False
     prompt_size_warn: int | None = None
+    max_usd: float | None = None
+    max_tokens: int | None = None
+    deadline: float | None = None
 
     def overrides(self) -> dict[str, Any]:
         """What replaces the loop's own values."""
         given = {"max_steps": self.max_steps, "max_iterations": self.max_iterations, "backoff": self.delay,
                  "prompt_size_warn": self.prompt_size_warn}  # fmt: skip
-        return {key: value for key, value in given.items() if value is not None}
+        budget = limits(self.max_usd, self.max_tokens, self.deadline)
+        return {key: value for key, value in given.items() if value is not None} | (
+            {"budget": budget} if budget else {}
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "context": dict(self.context), "texts": [list(pair) for pair in self.texts]}
@@ -63,7 +73,8 @@ class Request(Struct, frozen=True):
 class RunResult(Struct, frozen=True):
     """How a run ended. `duration_ms` counts all segments of a resumed run; `run_dir` is its folder of artifacts.
 
-    `status` is a word of docs/files.md, or `refused` for a run that never began.
+    `status` is a word of docs/files.md, or `refused` for a run that never began. `usage` is what hosts have cost, in
+    all and by state; empty if none took a turn.
     """
 
     run_id: str
@@ -80,6 +91,7 @@ class RunResult(Struct, frozen=True):
     hint: str = ""
     resumable: bool = False
     worktree: Mapping[str, Any] = field(default=EMPTY)
+    usage: Mapping[str, Any] = field(default=EMPTY)
 
     @property
     def ok(self) -> bool:
@@ -87,15 +99,24 @@ class RunResult(Struct, frozen=True):
         return self.exit_code == 0
 
     def to_json(self) -> dict[str, Any]:
-        document = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("hint", "worktree")}
-        if self.worktree:
-            document["worktree"] = dict(self.worktree)
+        document = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("hint", *_OPTIONAL)}
+        document |= {name: dict(value) for name in _OPTIONAL if (value := getattr(self, name))}
         return document
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> RunResult:
         """The result that `to_json` gave, as far as it told."""
         return cls(**document)
+
+
+def limits(usd: float | None, tokens: int | None, seconds: float | None) -> dict[str, float]:
+    """Those limits of a budget that are given, by the names of `core.model.Budget`. UsageError for one below zero."""
+    found = {"usd": usd, "tokens": tokens, "seconds": seconds}
+    given = {name: value for name, value in found.items() if value is not None}
+    for name, value in given.items():
+        if value < 0:
+            raise UsageError(f"a budget cannot be negative: {value:g} {name}")
+    return given
 
 
 def new_run_id(loop: str) -> str:

@@ -10,7 +10,8 @@ from ..core.endings import exit_code_of, status_of
 from ..core.frame import Frame
 from ..core.machine import RESUMABLE
 from ..core.model import Ending, TerminatedBy
-from ..errors import CannotCreateError, LoopError, RefusedError, StorageError
+from ..core.tally import spent_to_json
+from ..errors import BudgetError, CannotCreateError, LoopError, RefusedError, StorageError
 from .handle import RunHandle
 from .request import RunResult
 from .worktree import Kept
@@ -25,6 +26,8 @@ def cause_of(handle: RunHandle, error: BaseException | None) -> tuple[Terminated
             return "queue_timeout", 0, str(error)
         case StorageError() | CannotCreateError():
             return "interrupted", 0, str(error)  # it goes on once there is room again
+        case BudgetError():
+            return "budget_exceeded", 0, str(error)
         case LoopError():
             return "error", 0, str(error)
         case _:
@@ -57,6 +60,7 @@ def result_of(handle: RunHandle, error: BaseException | None) -> RunResult:
         hint=error.hint if isinstance(error, LoopError) else _hint_on(ending, run.root),
         resumable=ending.by in RESUMABLE and status_of(ending) != "failed",
         worktree=_worktree_of(handle),
+        usage=spent_to_json(run.spent),
     )
 
 
@@ -72,7 +76,7 @@ def _hint_on(ending: Ending, frame: Frame) -> str:
 def _result_without_run(handle: RunHandle, error: BaseException | None) -> RunResult:
     by, signal, text = cause_of(handle, error)
     ending = Ending(by, "", signal=signal)
-    known = isinstance(error, LoopError)
+    known = isinstance(error, LoopError) and not isinstance(error, BudgetError)
     return RunResult(
         run_id=handle.run_id,
         loop=handle.loop.name,
@@ -85,7 +89,7 @@ def _result_without_run(handle: RunHandle, error: BaseException | None) -> RunRe
         run_dir=f"{handle.artifacts}/",
         error=text,
         hint=error.hint if isinstance(error, LoopError) else "",
-        resumable=by == "interrupted" and handle.journal.seq > 0,
+        resumable=(by == "interrupted" or isinstance(error, BudgetError)) and handle.journal.seq > 0,
     )
 
 

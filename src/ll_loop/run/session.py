@@ -24,7 +24,7 @@ from msgspec.structs import asdict
 from ..core import machine
 from ..core.context import Namespaces
 from ..core.endings import exit_code_of, status_of
-from ..core.model import Ending, Loop, TerminatedBy
+from ..core.model import Budget, Ending, Loop, TerminatedBy
 from ..core.template import TemplateError, render
 from ..errors import CannotCreateError, LoopError, NotFoundError, RefusedError, UsageError
 from ..files.config import Config, load_config
@@ -43,8 +43,9 @@ from .mirror import Foreign, Mirror
 from .perform import Actions
 from .probes import named_env, read_head
 from .process import Grace, Spawner
+from .purse import Purse
 from .recovery import StoredRun, identity_to_json
-from .request import Request, new_run_id
+from .request import Request, limits, new_run_id
 from .results import cause_of, kept_to_json, result_of
 from .saver import StateSaver
 from .worktree import Kept, Lease, Outcome, WorktreeRecord, Worktrees
@@ -64,6 +65,9 @@ class Session:
     those that nothing ties to an action: right for a program of one's own, wrong inside somebody else's. `attended`
     says that somebody will answer questions of human approval (`RunHandle.approve`, `ll-loop approve`); otherwise they
     count as timed out at once.
+
+    `max_usd`, `max_tokens` and `deadline` (seconds) are what all runs together may spend: after that no further prompt
+    and no further run is started, and those that were stopped so can be resumed with more.
     """
 
     def __init__(
@@ -76,6 +80,9 @@ class Session:
         library: Library | None = None,
         subreaper: bool = False,
         attended: bool = False,
+        max_usd: float | None = None,
+        max_tokens: int | None = None,
+        deadline: float | None = None,
         seed: int | None = None,
         config: Config | None = None,
     ) -> None:
@@ -91,6 +98,8 @@ class Session:
         self.bus = Bus()
         self.batch = new_run_id("batch")
         self.handles: list[RunHandle] = []
+        self._shared = limits(max_usd, max_tokens, deadline)
+        self._purse = Purse(self.handles)
         self._prepared = 0
         self._tidied = False
         self.env = {**self.config.environment, **os.environ} if env is None else dict(env)
@@ -128,6 +137,7 @@ class Session:
 
     async def __aenter__(self) -> Self:
         self._life = self._living()
+        self._purse.begin()
         await self._life.__aenter__()
         return self
 
@@ -229,9 +239,12 @@ class Session:
         """Everything about a start that can be found wrong before anything happens: raises, or gives a handle."""
         _check_numbers(request)
         overrides = overrides_of(request, self.config)
+        if self._shared:
+            overrides["shared"] = self._shared
         loop = self._loop_of(request, overrides)
         handle = RunHandle(self.runs, self.bus, new_run_id(loop.name), loop, request, self._prepared)
         self._prepared += 1
+        handle.batch = self.batch
         inputs = inputs_of(loop, request, self.project, self.config, f"{handle.artifacts}/")
         handle.overrides, handle.extras, handle.problems = overrides, inputs.extras, inputs.problems
         handle.context = as_read_back(inputs.context)  # so that a replay sees the very values that the run saw
@@ -295,8 +308,9 @@ class Session:
     ) -> RunHandle:
         """Go on with a run that was interrupted or killed; what it left alive is ended first.
 
-        `max_steps` and `max_iterations` replace its caps from here on. Raises RefusedError when it lives, has ended
-        for good, or ended at a cap that is not raised; `ReplayError` when its loop was changed.
+        `max_steps` and `max_iterations` replace its caps from here on, the session's `max_usd`, `max_tokens` and
+        `deadline` its budget, or that of its batch if it has one. Raises RefusedError when it lives, has ended for
+        good, or ended at a cap or a budget that is not raised; `ReplayError` when its loop was changed.
         """
         return self.resume_all([stored], max_steps=max_steps, max_iterations=max_iterations)[0]
 
@@ -306,16 +320,22 @@ class Session:
         """Go on with all of these runs or, if one of them cannot, with none: see `resume`."""
         caps = {"max_steps": max_steps, "max_iterations": max_iterations}
         raised = {name: cap for name, cap in caps.items() if cap is not None}
-        taken = [self._reopened(run, raised) for run in stored]
+        wanted = list(stored)
+        for batch in {run.batch for run in wanted if "shared" in run.created["overrides"]}:
+            of_batch = recovery.stored_runs(self.runs, recovery.run_ids(self.runs))
+            self._purse.remember(batch, {run.run_id: run.tally for run in of_batch if run.batch == batch})
+        taken = [self._reopened(run, raised) for run in wanted]
         for handle in taken:  # one at a time: a thousand runs must not need a thousand open files
             handle.journal.open()
             handle.journal.close()
         return [self.launch(handle) for handle in taken]
 
-    def _reopened(self, stored: StoredRun, raised: Mapping[str, int]) -> RunHandle:
+    def _reopened(self, stored: StoredRun, raised: Mapping[str, Any]) -> RunHandle:
         loop, replayed = recovery.rebuild(stored, self.library)
         created = stored.created
         raised = {**replayed.raised, **raised}
+        if self._shared:
+            raised["shared" if "shared" in created["overrides"] else "budget"] = self._shared
         recovery.refuse_at_cap(stored, replayed, raised)
         loop = replayed.run.root.loop if replayed.run else machine.with_overrides(loop, created["overrides"])
         loop = machine.with_overrides(loop, raised)
@@ -323,6 +343,10 @@ class Session:
         handle = RunHandle(self.runs, self.bus, stored.run_id, loop, request, created["index"])
         handle.stored, handle.replayed, handle.raised = stored, replayed, raised
         handle.context, handle.since, handle.extras = created["context"], created["ts"], created.get("extras", {})
+        handle.batch = stored.batch
+        if stored.is_out_of_budget and (reason := self._purse.excess(handle)):
+            hint = "give it more: --max-usd, --max-tokens or --deadline"
+            raise RefusedError(f"run {stored.run_id} would end at once: {reason}", hint=hint)
         handle.journal.continue_at(stored.end, stored.text.records[-1]["seq"])
         if not request.worktree:
             handle.paths = self._paths(loop, handle.context, self.project)
@@ -393,6 +417,7 @@ class Session:
             await self._sweep(handle, handle.stored)
         async with self._admission.admitted(handle):
             self._write_down(handle)
+            self._purse.check(handle, costs=bool(handle.loop.shared != Budget()))
             async with self._workplace(handle) as cwd:
                 await self._drive(handle, cwd)
 
@@ -489,6 +514,7 @@ class Session:
             desk=handle.desk,
             orchestration=self.config.orchestration,
             grace=handle.grace,
+            allow=partial(self._purse.check, handle),
         )
         changed = partial(self._saver.mark, handle)
         handle.engine = engine = Engine(handle.journal, self._committer, performer, Clock(spent), self._random, changed)
