@@ -83,10 +83,17 @@ def _resume_command(result: RunResult, look: Look) -> str:
     more = {
         "max_steps": f" --max-steps {result.iterations * 2}",
         "max_iterations_reached": " --max-iterations N",
-        "budget_exceeded": " --max-usd USD",
+        "budget_exceeded": _more_budget(result.error or ""),
     }.get(result.terminated_by, "")
     lines = [f"resume with: ll-loop resume {name}{more}" for name in (result.run_id, result.loop)]
     return next((line for line in lines if look.width is None or cells(line) < look.width), lines[-1])
+
+
+def _more_budget(reached: str) -> str:
+    """The option for the limit of a budget that was reached."""
+    if "$" in reached:
+        return " --max-usd USD"
+    return " --max-tokens N" if "tokens" in reached else " --deadline SECONDS"
 
 
 def of_many(
