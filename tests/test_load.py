@@ -341,7 +341,7 @@ def test_all_mistakes_come_at_once_each_with_its_line(library: Library) -> None:
     found = {(p.rule, p.line, p.hint) for p in problems_of(library, text, head="")}
     assert found >= {
         ("graph.initial-unknown", 2, "did you mean `start`?"),
-        ("doc.max-steps", 3, ""),
+        ("doc.max-steps", 3, "leave it out for 50"),
         ("state.unknown-key", 6, "did you mean `action`?"),
         ("graph.unknown-target", 7, "did you mean `finish`?"),
         ("eval.type-unknown", 8, "did you mean `exit_code`?"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,19 @@ DIFFERENT = {
 """Files with another verdict than the reference's, on purpose. A `null` verdict (its traceback) is an error here."""
 
 
+OBEYED = ("host-guard", "prompt-size", "doc-unknown-key-host-guard")
+"""Files with a key that the reference calls unknown, though it obeys it."""
+
+
 def _results() -> list[dict[str, Any]]:
     if not EXAMPLES.is_dir():
         return []
     found: list[dict[str, Any]] = json.loads((EXAMPLES / "expected.json").read_text(encoding="utf-8"))["results"]
     return found
 
+
+MEASURED = {v["rule"] for result in _results() for v in result["violations"] or ()}
+"""The rules of the reference that fire on some example; what others say of these files is our own."""
 
 pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are not beside this checkout")
 
@@ -40,7 +48,9 @@ def test_an_example_gets_the_measured_verdict(result: dict[str, Any], tmp_path: 
         assert loop is None
         assert found
     else:
-        measured = result["violations"]
         assert (loop is not None) == result["valid"]
-        assert found == {(v["rule"], v["path"]) for v in measured if v["severity"] == "error"}
+        measured = Counter((v["rule"], v["severity"], v["path"]) for v in result["violations"])
+        if file.stem.startswith(OBEYED):
+            del measured["doc.unknown-key", "warning", "<root>"]
+        assert Counter((p.rule, p.severity, p.path) for p in problems if p.rule in MEASURED) == measured
     assert all(p.line and p.column for p in problems)

@@ -15,6 +15,7 @@ directory, environment variable or atexit hook is left behind; `signals` is for 
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -39,6 +40,7 @@ from .files.library import Entry, Library
 from .files.places import find_project
 from .files.reports import Report, check_all, expand, folder_of, is_pattern, report_on
 from .run import control
+from .run.asking import known_hints
 from .run.bus import Reader
 from .run.handle import RunHandle
 from .run.inputs import inputs_of
@@ -84,6 +86,7 @@ __all__ = [
     "install",
     "is_pattern",
     "is_public",
+    "library_of",
     "load_config",
     "may_read",
     "read_config",
@@ -260,6 +263,13 @@ def stored_state(project: Path | str | None, run_id: str, *, config: Config | No
         return {}
     document.pop("context", None)
     return document
+
+
+def library_of(project: Path, env: Mapping[str, str] | None = None) -> Library:
+    """The loops of a project, checked with an eye on the agent host that runs would ask; `env` says which that is."""
+    library, config = Library(project), load_config(project, env)
+    library.model_hints = known_hints(os.environ if env is None else env, config.orchestration)
+    return library
 
 
 def can_be_mended(problem: Problem) -> bool:

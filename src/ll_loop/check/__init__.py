@@ -1,6 +1,6 @@
 """Rules over a loop: one function a rule, and one tuple that lists them."""
 
-from .rules import RULES, check, excuses
+from .rules import LOADING, RULES, check, excuses
 from .subject import Rule, Subject
 
-__all__ = ["RULES", "Rule", "Subject", "check", "excuses"]
+__all__ = ["LOADING", "RULES", "Rule", "Subject", "check", "excuses"]

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 
 from ..files.document import Document
-from ..files.keys import did_you_mean
 from ..files.nodes import Map, Mark
-from .subject import Finding, StateView, Subject
+from .subject import Finding, StateView, Subject, nearest
 from .values import fits
 
 Findings = Iterator[Finding]
@@ -53,7 +52,7 @@ def _unknown(calls: Iterator[_Call]) -> Findings:
         for key in call.bindings if call.declared else ():
             if key not in call.declared:
                 message = f"state `{call.state.name}`: {call.what} has no parameter `{key}`"
-                hint = did_you_mean(key, call.declared)
+                hint = nearest(key, call.declared)
                 yield Finding(call.state.steps("with", key), message, hint, call.bindings.keys_at[key])
 
 
@@ -62,20 +61,39 @@ def _missing(calls: Iterator[_Call], given: frozenset[str] = frozenset()) -> Fin
         for key, spec in call.declared.items():
             if isinstance(spec, Map) and spec.get("required") and key not in call.bindings and key not in given:
                 message = f"state `{call.state.name}`: {call.what} needs `{key}`"
-                yield Finding(call.state.steps("with"), message, at=call.at)
+                yield Finding(call.state.steps("with"), message, f"add `{key}` to `with`", call.at)
 
 
 def unresolved(subject: Subject) -> Findings:
     for name, child in subject.children.items():
         if child is None:
             wanted = subject.states[name].data.text("loop")
-            yield Finding(("states", name, "loop"), f"state `{name}`: no loop `{wanted}`")
+            yield Finding(("states", name, "loop"), f"state `{name}`: no loop `{wanted}`", "`ll-loop list` shows all")
 
 
 def cycle(subject: Subject) -> Findings:
     for name in sorted(subject.cycles):
         message = f"state `{name}`: this sub-loop can run the loop it is called from"
         yield Finding(("states", name, "loop"), message, "make sure that some way out of the circle is taken")
+
+
+def required_unbound(subject: Subject) -> Findings:
+    """A call that hands over nothing at all; with some bindings, what is missing is an error."""
+    for name, child in subject.children.items():
+        state = subject.states[name].data
+        if child is None or state.get("with") or state.get("context_passthrough"):
+            continue
+        wanted = [key for key, spec in _declared(child).items() if isinstance(spec, Map) and spec.get("required")]
+        for key in wanted if child.data.get("context") is None else set(wanted) - child.data["context"].keys():
+            message = f"state `{name}`: the loop `{state.text('loop')}` needs `{key}` and is handed nothing"
+            yield Finding(("states", name, "loop"), message, f"add `with: {{{key}: ...}}`")
+
+
+def artifact_inert(subject: Subject) -> Findings:
+    if subject.callers:
+        others = ", ".join(f"`{file}`" for file in subject.callers)
+        message = f"`artifact_output` is for a loop that is run itself; as a sub-loop of {others} it gives none"
+        yield Finding(("artifact_output",), message, "declare it in the loop that is run")
 
 
 def sub_loop_unknown(subject: Subject) -> Findings:
@@ -100,7 +118,12 @@ def with_type(subject: Subject) -> Findings:
             spec = call.declared.get(key)
             if isinstance(spec, Map) and not _fits(value, spec):
                 message = f"state `{call.state.name}`: `{key}` of {call.what} must be {_described(spec)}, not {value!r}"
-                yield Finding(call.state.steps("with", key), message, at=call.bindings.values_at[key])
+                yield Finding(
+                    call.state.steps("with", key),
+                    message,
+                    "write it so, or hand over a reference",
+                    call.bindings.values_at[key],
+                )
 
 
 def _fits(value: object, spec: Mapping[str, object]) -> bool:

@@ -63,7 +63,7 @@ def missing(subject: Subject) -> Findings:
     for use in _uses(subject):
         if use.name not in names | own:
             message = f"nothing is captured as `{use.name}`"
-            hint = did_you_mean(use.name, names | own) or "a guard makes it optional: `?` or `:default=`"
+            hint = did_you_mean(use.name, names | own, few=0) or "a guard makes it optional: `?` or `:default=`"
             yield use.finding(message, hint, severity="warning" if softly else None)
 
 

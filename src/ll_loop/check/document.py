@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from ..files.keys import CONFIG, MODEL_HINTS, PARAMETER_TYPES, VISIBILITIES, did_you_mean
 from ..files.nodes import Map, Mark
-from .subject import Finding, Subject, items, number_in
+from .subject import Finding, Subject, items, nearest, number_in
 from .values import fits
 
 Findings = Iterator[Finding]
@@ -44,19 +44,21 @@ WITHOUT_EFFECT = ("pruning_profile", "session_mode")
 """Keys of the loop, or of a state, that are read and checked but not yet obeyed."""
 
 
+LATER = "the loop runs as if it were not there"
+
+
 def without_effect(subject: Subject) -> Findings:
     for key in WITHOUT_EFFECT:
         if subject.data.get(key) is not None:
-            yield Finding((key,), f"`{key}` has no effect in this version")
+            yield Finding((key,), f"`{key}` has no effect in this version", LATER)
     if subject.data.get("artifact_mode") == "template":
-        yield Finding(
-            ("artifact_mode",), "`artifact_mode: template` has no effect in this version: nothing is promoted"
-        )
+        message = "`artifact_mode: template` has no effect in this version: nothing is promoted"
+        yield Finding(("artifact_mode",), message)
     for state in subject:
         for key in (*WITHOUT_EFFECT, "cost_ceiling"):
             if state.has(key):
                 message = f"state `{state.name}`: `{key}` has no effect in this version"
-                yield Finding(state.steps(key), message, at=state.at(key))
+                yield Finding(state.steps(key), message, LATER, state.at(key))
 
 
 def config_block(subject: Subject) -> Findings:
@@ -65,9 +67,9 @@ def config_block(subject: Subject) -> Findings:
     for steps, at in _leaves(block, ("config",)) if isinstance(block, Map) else ():
         name = ".".join(steps[1:])
         if name not in CONFIG:
-            yield Finding(steps, f"`config` has no key `{name}`", did_you_mean(name, CONFIG), at)
+            yield Finding(steps, f"`config` has no key `{name}`", nearest(name, CONFIG), at)
         elif name.endswith("max_continuations"):
-            yield Finding(steps, f"`config.{name}` has no effect in this version", at=at)
+            yield Finding(steps, f"`config.{name}` has no effect in this version", LATER, at)
 
 
 def _leaves(data: Map, steps: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Mark]]:
@@ -82,10 +84,22 @@ def handoff_threshold(subject: Subject) -> Findings:
     block = subject.data.get("config")
     value = number_in(block, "handoff_threshold") if isinstance(block, Map) else None
     if value is not None and not 1 <= value <= 100:
-        yield Finding(("config", "handoff_threshold"), "`handoff_threshold` must be between 1 and 100")
+        yield Finding(
+            ("config", "handoff_threshold"), "`handoff_threshold` must be between 1 and 100", "it is a percentage"
+        )
 
 
 # --- numbers ---------------------------------------------------------------------------------------------
+
+
+_LEAVE_OUT = {
+    "max_steps": "leave it out for 50",
+    "max_iterations": "leave it out for no limit",
+    "max_edge_revisits": "leave it out for 100",
+    "timeout": "leave it out for no limit",
+    "window": "leave it out for 3",
+    "recurrent_window": "leave it out to look at neighbours only",
+}
 
 
 def above_zero(key: str) -> Find:
@@ -94,7 +108,7 @@ def above_zero(key: str) -> Find:
     def find(subject: Subject) -> Findings:
         value = subject.number(key)
         if value is not None and value <= 0:
-            yield Finding((key,), f"`{key}` must be greater than 0")
+            yield Finding((key,), f"`{key}` must be greater than 0", _LEAVE_OUT.get(key, ""))
 
     return find
 
@@ -103,13 +117,14 @@ def max_steps(subject: Subject) -> Findings:
     key = "max_steps" if subject.data.get("max_steps") is not None else "max_iterations"
     value = subject.number(key)
     if value is not None and value <= 0:
-        yield Finding(("max_steps",), f"`{key}` must be greater than 0", at=subject.data.values_at[key])
+        at = subject.data.values_at[key]
+        yield Finding(("max_steps",), f"`{key}` must be greater than 0", _LEAVE_OUT["max_steps"], at)
 
 
 def max_iterations(subject: Subject) -> Findings:
     value = subject.number("max_iterations")
     if value is not None and value <= 0 and subject.data.get("max_steps") is not None:
-        yield Finding(("max_iterations",), "`max_iterations` must be greater than 0")
+        yield Finding(("max_iterations",), "`max_iterations` must be greater than 0", _LEAVE_OUT["max_iterations"])
 
 
 def not_negative(key: str) -> Find:
@@ -118,7 +133,7 @@ def not_negative(key: str) -> Find:
     def find(subject: Subject) -> Findings:
         value = subject.number(key)
         if value is not None and value < 0:
-            yield Finding((key,), f"`{key}` must not be negative")
+            yield Finding((key,), f"`{key}` must not be negative", "0 is none")
 
     return find
 
@@ -129,7 +144,7 @@ def handler_target(key: str) -> Find:
     def find(subject: Subject) -> Findings:
         name = subject.data.text(key)
         if name and name not in subject.names:
-            yield Finding((key,), f"`{key}` names no state: `{name}`", did_you_mean(name, subject.names))
+            yield Finding((key,), f"`{key}` names no state: `{name}`", nearest(name, subject.names))
 
     return find
 
@@ -155,14 +170,16 @@ def parameter_type(subject: Subject) -> Findings:
 def parameter_enum(subject: Subject) -> Findings:
     for name, spec, kind in _parameters(subject):
         if kind == "enum" and not spec.get("values"):
-            yield Finding(("parameters", name), f"parameter `{name}`: an enum needs `values`")
+            yield Finding(
+                ("parameters", name), f"parameter `{name}`: an enum needs `values`", "add `values: [one, two]`"
+            )
 
 
 def parameter_required_default(subject: Subject) -> Findings:
     for name, spec, _ in _parameters(subject):
         if spec.get("required") and spec.get("default") is not None:
             at = spec.values_at["default"]
-            yield Finding(("parameters", name), f"parameter `{name}` is required and has a default", at=at)
+            yield Finding(("parameters", name), f"parameter `{name}` is required and has a default", "keep one", at)
 
 
 def parameter_default_type(subject: Subject) -> Findings:
@@ -170,7 +187,8 @@ def parameter_default_type(subject: Subject) -> Findings:
         default = spec.get("default")
         if default is not None and not fits(default, kind, spec.get("values")):
             at = spec.values_at["default"]
-            yield Finding(("parameters", name), f"parameter `{name}`: the default is no {kind}: {default!r}", at=at)
+            message = f"parameter `{name}`: the default is no {kind}: {default!r}"
+            yield Finding(("parameters", name), message, "change the default, or the type", at)
 
 
 # --- blocks ----------------------------------------------------------------------------------------------
@@ -180,7 +198,7 @@ def target_file(subject: Subject) -> Findings:
     for index, (target, _) in enumerate(items(subject.data.get("targets"))):
         file = target.get("file") if isinstance(target, Map) else None
         if file is not None and not str(file).endswith(".yaml"):
-            yield Finding(("targets", index, "file"), f"`{file}` must end in .yaml")
+            yield Finding(("targets", index, "file"), f"`{file}` must end in .yaml", "name a loop file")
 
 
 def _is_template(subject: Subject) -> bool:
@@ -192,14 +210,16 @@ def _is_template(subject: Subject) -> bool:
 
 def artifact_needs_output(subject: Subject) -> Findings:
     if _is_template(subject) and not subject.data.get("artifact_output"):
-        yield Finding(("artifact_mode",), "`artifact_mode: template` needs `artifact_output`")
+        hint = "say which file of the run it is: `artifact_output: page.llat`"
+        yield Finding(("artifact_mode",), "`artifact_mode: template` needs `artifact_output`", hint)
 
 
 def artifact_suffix(subject: Subject) -> Findings:
     output = subject.block("artifact_output")
     to = output.get("to") if output is not None else None
     if _is_template(subject) and isinstance(to, str) and not to.endswith(".llat"):
-        yield Finding(("artifact_output", "to"), f"a template's `to` should end in .llat: `{to}`")
+        message = f"a template's `to` should end in .llat: `{to}`"
+        yield Finding(("artifact_output", "to"), message, "by the ending it is known as a template")
 
 
 def llm_model_conflict(subject: Subject) -> Findings:
@@ -213,7 +233,7 @@ def llm_above_zero(key: str) -> Find:
         llm = subject.block("llm")
         value = number_in(llm, key) if llm is not None else None
         if value is not None and value <= 0:
-            yield Finding(("llm", key), f"`llm.{key}` must be greater than 0")
+            yield Finding(("llm", key), f"`llm.{key}` must be greater than 0", "leave it out for the default")
 
     return find
 
@@ -229,7 +249,8 @@ def llm_hint_value(subject: Subject) -> Findings:
 def llm_hint_unused(subject: Subject) -> Findings:
     llm = subject.block("llm")
     if llm is not None and llm.get("model_hint") is not None and not any(s.uses_model for s in subject):
-        yield Finding(("llm", "model_hint"), "`llm.model_hint` has no effect: no state uses a model")
+        message = "`llm.model_hint` has no effect: no state uses a model"
+        yield Finding(("llm", "model_hint"), message, "leave it out")
 
 
 def llm_number(subject: Subject) -> Findings:
@@ -238,11 +259,12 @@ def llm_number(subject: Subject) -> Findings:
         cost = state.block("cost_ceiling")
         for key in ("cost_ceiling_per_state", "cost_warn_at") if cost is not None else ():
             if cost is not None and cost.get(key) is not None and number_in(cost, key) is None:
-                yield Finding((), f"state `{state.name}`: `{key}` must be a number", at=cost.values_at[key])
+                message = f"state `{state.name}`: `{key}` must be a number"
+                yield Finding((), message, "write an amount in USD", cost.values_at[key])
     guard = subject.block("host_guard")
     for key in ("warn_pct", "critical_pct", "cooldown_ms", "max_cumulative_subproc_mb"):
         if guard is not None and guard.get(key) is not None and number_in(guard, key) is None:
-            yield Finding((), f"`host_guard.{key}` must be a number", at=guard.values_at[key])
+            yield Finding((), f"`host_guard.{key}` must be a number", "write digits only", guard.values_at[key])
 
 
 def prompt_size(subject: Subject) -> Findings:
@@ -255,28 +277,23 @@ def prompt_size(subject: Subject) -> Findings:
 # --- circuit ---------------------------------------------------------------------------------------------
 
 
-def _repeated(subject: Subject) -> Map | None:
-    circuit = subject.block("circuit")
-    found = circuit.get("repeated_failure") if circuit is not None else None
-    return found if isinstance(found, Map) else None
-
-
 def circuit_at_least(key: str, least: int) -> Find:
     def find(subject: Subject) -> Findings:
-        block = _repeated(subject)
+        block = subject.repeated_failure
         value = number_in(block, key) if block is not None else None
         if value is not None and value < least:
-            yield Finding(("circuit", "repeated_failure", key), f"`{key}` must be at least {least}")
+            steps = ("circuit", "repeated_failure", key)
+            yield Finding(steps, f"`{key}` must be at least {least}", _LEAVE_OUT.get(key, ""))
 
     return find
 
 
 def circuit_target(subject: Subject) -> Findings:
-    block = _repeated(subject)
+    block = subject.repeated_failure
     name = block.text("on_repeated_failure") if block is not None else None
     if name and name != "abort" and name not in subject.names:
         steps = ("circuit", "repeated_failure", "on_repeated_failure")
-        hint = did_you_mean(name, subject.names | {"abort"})
+        hint = nearest(name, subject.names | {"abort"})
         yield Finding(steps, f"`on_repeated_failure` names no state: `{name}`", hint)
 
 
@@ -291,7 +308,7 @@ def guard_percent(subject: Subject) -> Findings:
     for key in ("warn_pct", "critical_pct"):
         value = number_in(_guard(subject), key)
         if value is not None and not 0 <= value <= 100:
-            yield Finding(("host_guard", key), f"`{key}` must be from 0 to 100")
+            yield Finding(("host_guard", key), f"`{key}` must be from 0 to 100", "it is a percentage")
 
 
 def guard_order(subject: Subject) -> Findings:
@@ -299,14 +316,15 @@ def guard_order(subject: Subject) -> Findings:
     warn, critical = number_in(guard, "warn_pct"), number_in(guard, "critical_pct")
     if (85 if critical is None else critical) < (75 if warn is None else warn):
         at = guard.values_at.get("critical_pct", guard.values_at.get("warn_pct"))
-        yield Finding(("host_guard", "critical_pct"), "`critical_pct` must not be below `warn_pct`", at=at)
+        message = "`critical_pct` must not be below `warn_pct`"
+        yield Finding(("host_guard", "critical_pct"), message, "without a value they are 85 and 75", at)
 
 
 def guard_not_negative(key: str) -> Find:
     def find(subject: Subject) -> Findings:
         value = number_in(_guard(subject), key)
         if value is not None and value < 0:
-            yield Finding(("host_guard", key), f"`{key}` must not be negative")
+            yield Finding(("host_guard", key), f"`{key}` must not be negative", "0 is none")
 
     return find
 
@@ -315,7 +333,9 @@ def guard_word(key: str, *allowed: str) -> Find:
     def find(subject: Subject) -> Findings:
         word = _guard(subject).get(key)
         if word is not None and word not in allowed:
-            yield Finding(("host_guard", key), f"no `{key}` called `{word}`", f"use {' or '.join(allowed)}")
+            yield Finding(
+                ("host_guard", key), f"no `{key}` called `{word}`", f"use {', '.join(allowed[:-1])} or {allowed[-1]}"
+            )
 
     return find
 
@@ -323,21 +343,23 @@ def guard_word(key: str, *allowed: str) -> Find:
 def guard_pressure_missing(subject: Subject) -> Findings:
     guard = _guard(subject)
     if guard.get("on_pressure") == "route" and not guard.get("pressure_state"):
-        yield Finding(("host_guard", "pressure_state"), "`on_pressure: route` needs `pressure_state`")
+        message = "`on_pressure: route` needs `pressure_state`"
+        yield Finding(("host_guard", "pressure_state"), message, "name the state to go to")
 
 
 def guard_budget_missing(subject: Subject) -> Findings:
     guard = _guard(subject)
     on = (number_in(guard, "max_cumulative_subproc_mb") or 0) > 0
     if on and guard.get("on_budget_exceeded", "route") == "route" and not guard.get("budget_state"):
-        yield Finding(("host_guard", "budget_state"), "a memory budget that routes needs `budget_state`")
+        message = "a memory budget that routes needs `budget_state`"
+        yield Finding(("host_guard", "budget_state"), message, "name a state, or say `on_budget_exceeded: abort`")
 
 
 def guard_state(key: str) -> Find:
     def find(subject: Subject) -> Findings:
         name = _guard(subject).text(key)
         if name and name not in subject.names:
-            hint = did_you_mean(name, subject.names)
+            hint = nearest(name, subject.names)
             yield Finding(("host_guard", key), f"`{key}` names no state: `{name}`", hint)
 
     return find

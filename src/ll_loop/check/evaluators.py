@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from itertools import product
 
@@ -36,7 +37,7 @@ def required_field(subject: Subject) -> Findings:
         for key in EVALUATOR_NEEDS[kind]:
             if block.get(key) is None:
                 message = f"state `{state.name}`: the evaluator `{kind}` needs `{key}`"
-                yield Finding(state.steps("evaluate"), message, at=block.values_at["type"])
+                yield Finding(state.steps("evaluate"), message, f"add `{key}`", block.values_at["type"])
 
 
 def operator(subject: Subject) -> Findings:
@@ -65,7 +66,7 @@ def bounded(key: str, kinds: frozenset[str], least: float, most: float | None = 
             value = number_in(block, key)
             if kind in kinds and value is not None and not (least <= value and (most is None or value <= most)):
                 message = f"state `{state.name}`: `{key}` must be {wanted}"
-                yield Finding(state.steps("evaluate", key), message)
+                yield Finding(state.steps("evaluate", key), message, "leave it out for the default")
 
     return find
 
@@ -85,7 +86,24 @@ def never_interpolated(subject: Subject) -> Findings:
         value = block.get(key)
         if isinstance(value, str) and "${" in value:
             message = f"state `{state.name}`: `{key}` is taken literally, `${{...}}` included"
-            yield Finding(state.steps("evaluate", key), message)
+            yield Finding(state.steps("evaluate", key), message, "compare in the action, and judge what it prints")
+
+
+def pattern_plain(subject: Subject) -> Findings:
+    for state, block, kind in _blocks(subject):
+        pattern = block.get("pattern")
+        if kind == "output_contains" and isinstance(pattern, str) and (fault := _fault(pattern)):
+            message = f"state `{state.name}`: `pattern` is no regular expression ({fault}) and is taken as plain text"
+            hint = f"write '{re.escape(pattern)}' if that is meant"
+            yield Finding(state.steps("evaluate", "pattern"), message, hint)
+
+
+def _fault(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return error.msg
+    return ""
 
 
 def literal_target(subject: Subject) -> Findings:
@@ -96,10 +114,10 @@ def literal_target(subject: Subject) -> Findings:
             continue
         if kind == "output_json" and "${" in target:
             message = f"state `{state.name}`: the target of `output_json` is taken literally, `${{...}}` included"
-            yield Finding(state.steps("evaluate", "target"), message)
+            yield Finding(state.steps("evaluate", "target"), message, "compare in the action, and judge what it prints")
         elif kind in ("output_numeric", "convergence") and "${" not in target and not _is_numeric(target):
             message = f"state `{state.name}`: `target: {target}` is no number"
-            yield Finding(state.steps("evaluate", "target"), message)
+            yield Finding(state.steps("evaluate", "target"), message, "write digits, or a reference to a value")
 
 
 def _is_numeric(text: str) -> bool:

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from ..core.model import CURRENT, FAILURE_NAMES
-from ..core.routing import route
-from ..files.keys import did_you_mean
-from .subject import Finding, StateView, Subject
+from ..core.model import CURRENT, FAILURE_NAMES, Routes
+from ..core.routing import UNCERTAIN, route
+from ..files.build import verdict_of
+from ..files.nodes import Map, Mark
+from .subject import Finding, StateView, Subject, Target, nearest
+from .verdicts import verdicts_of
 
 Findings = Iterator[Finding]
-
-_YES_NO = ("yes", "no")
-_VERDICTS: Mapping[str, tuple[str, ...]] = {
-    "exit_code": _YES_NO,
-    "output_contains": _YES_NO,
-    "output_numeric": _YES_NO,
-    "output_json": _YES_NO,
-    "convergence": ("target", "progress", "stall"),
-    "diff_stall": _YES_NO,
-    "score_stall": _YES_NO,
-    "open_question_stall": _YES_NO,
-    "action_stall": _YES_NO,
-    "harbor_scorer": _YES_NO,
-    "mcp_result": ("success", "tool_error", "not_found", "timeout"),
-    "comparator": ("yes", "no", "tie", "no_baseline"),
-}
-"""What an evaluator that asks no open question can say. `error` is left out: ending the run is what most mean by it."""
 
 
 def initial_unknown(subject: Subject) -> Findings:
     name = subject.data.text("initial")
     if name and name not in subject.names:
-        yield Finding(("initial",), f"`initial` names no state: `{name}`", did_you_mean(name, subject.names))
+        yield Finding(("initial",), f"`initial` names no state: `{name}`", nearest(name, subject.names))
 
 
 def no_terminal(subject: Subject) -> Findings:
@@ -49,7 +34,7 @@ def unknown_target(subject: Subject) -> Findings:
             seen.add(target.name)
             key = ".".join(target.keys)
             message = f"state `{state.name}`: `{key}` names no state: `{target.name}`"
-            hint = did_you_mean(target.name, subject.names)
+            hint = nearest(target.name, subject.names)
             if "${" in target.name:
                 hint = "a target is a fixed name; choose with `classify` and `route`"
             yield Finding(state.steps(), message, hint, target.at)
@@ -87,7 +72,8 @@ def unreachable(subject: Subject) -> Findings:
     reached = subject.reachable(subject.entries | _guard_targets(subject))
     for state in subject:
         if state.name not in reached:
-            yield Finding(state.steps(), f"state `{state.name}` can't be reached from `initial`")
+            message = f"state `{state.name}` can't be reached from `initial`"
+            yield Finding(state.steps(), message, "route to it, or remove it")
 
 
 def _guard_targets(subject: Subject) -> set[str]:
@@ -126,7 +112,8 @@ def partial_dead_end(subject: Subject) -> Findings:
         plain = not (state.has("next") or "route" in state.data or state.terminal)
         missing = [f"`on_{word}`" for word in ("no", "partial") if word not in ways]
         if state.llm_judged and plain and "yes" in ways and missing:
-            yield Finding(state.steps(), f"state `{state.name}`: a judged state without {' and '.join(missing)}")
+            message = f"state `{state.name}`: a judged state without {' and '.join(missing)}"
+            yield Finding(state.steps(), message, f"add {' and '.join(missing)}")
 
 
 def classify_no_default(subject: Subject) -> Findings:
@@ -152,20 +139,86 @@ def abstention_unrouted(subject: Subject) -> Findings:
 
 
 def verdict_unrouted(subject: Subject) -> Findings:
-    for state in subject:
-        built = subject.loop.states.get(state.name) if subject.loop is not None else None
-        if built is None or built.routes.next or state.terminal or state.kind not in ("nothing", "shell"):
-            continue
-        if not _has_way_out(state):
-            continue
-        default = "exit_code" if state.kind == "shell" else ""
-        if built.evaluate is None and state.has("evaluate"):
-            continue
-        verdicts = _VERDICTS.get(state.evaluator or default, ("yes",) if state.kind == "nothing" else ())
-        lost = [f"`{word}`" for word in verdicts if route(built.routes, word) is None]
+    for state, routes in _judged(subject):
+        named = _named_elsewhere(state)
+        lost = [f"`{word}`" for word in verdicts_of(state) or () if word not in named and route(routes, word) is None]
         if lost:
             message = f"state `{state.name}`: no route takes {' or '.join(lost)}; the run ends there"
-            yield Finding(state.steps(), message)
+            yield Finding(state.steps(), message, f"add {' and '.join(f'`on_{word[1:]}' for word in lost)}")
+
+
+def _named_elsewhere(state: StateView) -> frozenset[str]:
+    """Verdicts that have a fallback of their own, or rules of their own."""
+    match state.kind:
+        case "loop" | "human_approval":
+            return frozenset({"timeout", "edit"})
+        case "learning":
+            return frozenset({"yes", "no", "blocked"})
+        case _ if state.llm_judged and "yes" in state.shorthands and not state.has("route"):
+            return frozenset({"no", "partial", "blocked", "cannot_judge"})
+        case _:
+            return frozenset({"partial", "blocked", "cannot_judge"})
+
+
+def no_takes_error(subject: Subject) -> Findings:
+    for state, routes in _judged(subject):
+        written = routes.on if routes.table is None else routes.table
+        error = route(routes, "error")
+        if "no" not in (verdicts_of(state) or ()) or written.keys() & {"no", "_"} or state.llm_judged:
+            continue
+        if error is not None and route(routes, "no") == error:
+            message = f"state `{state.name}`: the verdict `no` has no route and is treated as an error: `{error}`"
+            yield Finding(state.steps(), message, f"say so with `on_no: {error}`", _error_at(state))
+
+
+def _error_at(state: StateView) -> Mark | None:
+    return next((target.at for target in state.targets if target.keys[-1] in ("on_error", "_error")), None)
+
+
+def never_taken(subject: Subject) -> Findings:
+    for state, _ in _judged(subject):
+        verdicts = verdicts_of(state)
+        for target in state.targets if verdicts is not None else ():
+            word = _verdict_of(target, state)
+            if word and verdicts is not None and word.removesuffix(UNCERTAIN) not in (*verdicts, "error"):
+                key = ".".join(target.keys)
+                message = f"state `{state.name}`: `{key}` is never taken: `{word}` is no verdict of this state"
+                yield Finding(state.steps(), message, f"its verdicts are {', '.join((*verdicts, 'error'))}", target.at)
+
+
+def _verdict_of(target: Target, state: StateView) -> str:
+    """The verdict that a target is the route of, empty for a catch-all or a target of another kind."""
+    if target.keys[0] == "route":
+        return target.keys[1] if not target.keys[1].startswith("_") else ""
+    return verdict_of(target.keys[0], state.data) or ""
+
+
+def dropped_route(subject: Subject) -> Findings:
+    for state in subject:
+        for key in state.block("route") or Map():
+            if key.startswith("_") and key not in ("_", "_error"):
+                message = f"state `{state.name}`: `route.{key}` is ignored, as is every key that begins with `_`"
+                at = state.data["route"].keys_at[key]
+                yield Finding(state.steps(), message, "`_` is any other verdict, `_error` is `error`", at)
+
+
+def next_hides(subject: Subject) -> Findings:
+    for state in subject:
+        hidden = [t for t in state.targets if _verdict_of(t, state) not in ("", "error")]
+        if state.data.get("next") and hidden and state.kind not in ("human_approval", "learning"):
+            keys = ", ".join(f"`{'.'.join(target.keys)}`" for target in hidden)
+            message = f"state `{state.name}`: `next` goes on without judging and hides {keys}"
+            yield Finding(state.steps(), message, "keep the one or the other", hidden[0].at)
+
+
+def _judged(subject: Subject) -> Iterator[tuple[StateView, Routes]]:
+    """The states whose verdict picks the next state, with their routes; not those with no way out at all."""
+    for state in subject:
+        built = subject.loop.states.get(state.name) if subject.loop is not None else None
+        if built is None or built.routes.next or state.terminal or not _has_way_out(state):
+            continue
+        if built.evaluate is not None or not state.has("evaluate"):
+            yield state, built.routes
 
 
 def next_swallows_failure(subject: Subject) -> Findings:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
-from ..errors import Problem
+from ..errors import Problem, Severity
 from ..files.document import dotted
-from ..files.keys import STALLS, did_you_mean
+from ..files.keys import PREPATCH_CHECKS, STALLS, TAMPER_GUARDS, did_you_mean
 from ..files.nodes import problem_at
-from . import bindings, captures, document, evaluators, graph, states, templates
+from . import (
+    agents,
+    bindings,
+    captures,
+    document,
+    evaluators,
+    graph,
+    harness,
+    inputs,
+    policy,
+    scripts,
+    states,
+    templates,
+    words,
+)
 from .states import each
 from .subject import Finding, Rule, Subject
 
@@ -18,6 +33,8 @@ RULES: tuple[Rule, ...] = (
     Rule("doc.description-missing", "warning", document.description_missing),
     Rule("doc.input-key-unguarded", "warning", document.input_key_unguarded),
     Rule("doc.scope-missing", "warning", document.scope_missing),
+    Rule("doc.session-mode", "warning", words.loop_session_mode),
+    Rule("scope.unresolved", "warning", inputs.scope_unresolved),
     Rule("doc.without-effect", "warning", document.without_effect),
     Rule("doc.config", "warning", document.config_block),
     Rule("doc.handoff-threshold", "error", document.handoff_threshold),
@@ -30,6 +47,8 @@ RULES: tuple[Rule, ...] = (
     Rule("targets.file-extension", "error", document.target_file),
     Rule("artifact.template-needs-output", "error", document.artifact_needs_output),
     Rule("artifact.template-suffix", "warning", document.artifact_suffix),
+    Rule("artifact.mode", "warning", words.artifact_mode),
+    Rule("artifact.subloop-inert", "warning", bindings.artifact_inert),
     Rule("doc.max-steps", "error", document.max_steps),
     Rule("doc.max-iterations", "error", document.max_iterations),
     Rule("doc.max-edge-revisits", "error", document.above_zero("max_edge_revisits")),
@@ -43,9 +62,12 @@ RULES: tuple[Rule, ...] = (
     Rule("llm.timeout", "error", document.llm_above_zero("timeout")),
     Rule("llm.model-hint-value", "error", document.llm_hint_value),
     Rule("llm.model-hint-unused", "warning", document.llm_hint_unused),
+    Rule("llm.model-hint-unresolved", "warning", agents.loop_hint_unresolved),
+    Rule("llm.effort", "warning", words.loop_effort),
     Rule("circuit.window", "error", document.circuit_at_least("window", 1)),
     Rule("circuit.recurrent-window", "error", document.circuit_at_least("recurrent_window", 2)),
     Rule("circuit.target", "error", document.circuit_target),
+    Rule("circuit.progress-path-written", "warning", scripts.progress_path_written),
     Rule("host-guard.pct-range", "error", document.guard_percent),
     Rule("host-guard.pct-order", "error", document.guard_order),
     Rule("host-guard.cooldown", "error", document.guard_not_negative("cooldown_ms")),
@@ -58,6 +80,16 @@ RULES: tuple[Rule, ...] = (
     Rule("host-guard.budget-state-missing", "error", document.guard_budget_missing),
     Rule("host-guard.budget-state-unknown", "error", document.guard_state("budget_state")),
     Rule("prompt-size.warn-chars", "error", document.prompt_size),
+    Rule("lint.tamper-guard-value", "warning", agents.guard_word("tamper_guard", *TAMPER_GUARDS), ("tamper_guard_ok",)),
+    Rule(
+        "lint.prepatch-value",
+        "warning",
+        agents.guard_word("prepatch_check", *PREPATCH_CHECKS),
+        ("prepatch_check_ok",),
+    ),
+    Rule("policy.dimension-unscored", "warning", policy.dimension_unscored, ("policy_dims_scored_ok",)),
+    Rule("policy.row-malformed", "warning", policy.row_malformed),
+    Rule("policy.target-unknown", "warning", policy.target_unknown),
     # the graph
     Rule("graph.initial-unknown", "error", graph.initial_unknown),
     Rule("graph.no-terminal", "error", graph.no_terminal),
@@ -72,22 +104,33 @@ RULES: tuple[Rule, ...] = (
     Rule("graph.abstention-unrouted", "warning", graph.abstention_unrouted, ("abstention_route_ok",)),
     Rule("eval.verdict-unrouted", "warning", graph.verdict_unrouted),
     Rule("route.next-swallows-failure", "warning", graph.next_swallows_failure),
+    Rule("route.next-hides", "warning", graph.next_hides),
+    Rule("route.no-takes-error", "warning", graph.no_takes_error),
+    Rule("route.never-taken", "warning", graph.never_taken),
+    Rule("route.key-dropped", "warning", graph.dropped_route),
     # single states
     Rule("state.model-hint-value", "error", each(states.model_hint_value)),
     Rule("state.model-hint-exclusive", "error", each(states.model_hint_exclusive)),
     Rule("state.model-hint-inapplicable", "error", each(states.model_hint_inapplicable)),
+    Rule("state.model-hint-unresolved", "warning", agents.state_hint_unresolved),
     Rule("state.append-needs-interpolation", "error", each(states.append_needs_interpolation)),
     Rule("state.model-ignored", "warning", states.ignored("model")),
     Rule("state.effort-ignored", "warning", states.ignored("effort")),
+    Rule("state.effort", "warning", words.effort),
+    Rule("state.request-path", "warning", words.request_path),
+    Rule("state.session-mode", "warning", words.session_mode),
     Rule("state.params-not-mcp", "error", each(states.params_not_mcp)),
     Rule("state.scopes-unknown", "error", each(states.scopes_unknown)),
     Rule("state.scopes-not-shell", "error", each(states.scopes_not_shell)),
+    Rule("state.mcp-action", "warning", each(states.mcp_action)),
     Rule("state.loop-and-action", "error", each(states.loop_and_action)),
     Rule("state.with-without-loop", "error", each(states.with_without_loop)),
     Rule("state.worktree-without-loop", "error", each(states.worktree_without_loop)),
     Rule("state.with-and-passthrough", "error", each(states.with_and_passthrough)),
     Rule("state.action-type", "warning", each(states.action_type)),
     Rule("state.path-command", "warning", states.path_command),
+    Rule("state.path-prompt", "warning", states.path_prompt),
+    Rule("state.learning-inert", "warning", words.learning_inert),
     Rule("state.unsupported", "warning", each(states.unsupported)),
     Rule("state.on-resume", "warning", each(states.on_resume)),
     Rule("state.timeout", "error", each(states.timeouts)),
@@ -124,6 +167,9 @@ RULES: tuple[Rule, ...] = (
     Rule("eval.epsilon", "error", evaluators.bounded("epsilon", STALLS - {"diff_stall"}, 0)),
     Rule("eval.max-repeat", "error", evaluators.bounded("max_repeat", frozenset({"action_stall"}), 1)),
     Rule("eval.evidence-words", "warning", evaluators.evidence_words, ("evidence_contract_ok",)),
+    Rule("eval.zero-retry-budget", "warning", scripts.zero_retry_budget),
+    Rule("eval.session-continuity", "warning", agents.session_continuity, ("session_mode_ok",)),
+    Rule("eval.pattern-plain", "warning", evaluators.pattern_plain),
     Rule("eval.not-interpolated", "warning", evaluators.never_interpolated),
     Rule("eval.target-not-numeric", "warning", evaluators.literal_target),
     Rule("eval.track-default", "warning", evaluators.action_stall_default),
@@ -136,8 +182,27 @@ RULES: tuple[Rule, ...] = (
     Rule("lint.count-or-zero", "warning", templates.count_or_zero),
     Rule("lint.raw-interpolation", "warning", templates.raw_interpolation, ("unsafe_context_interpolation_ok",)),
     Rule("lint.marker-malformed", "error", templates.marker_malformed, ("unsafe_context_interpolation_ok",)),
-    Rule("lint.meta-no-objective-check", "error", templates.meta_no_objective_check, ("meta_self_eval_ok",)),
-    Rule("lint.skill-not-in-tools", "error", templates.skill_not_in_tools, ("pruning_profile_ok",)),
+    Rule("lint.marker-stale", "warning", templates.marker_stale, ("unsafe_context_interpolation_ok",)),
+    # habits
+    Rule("lint.shared-tmp", "warning", scripts.shared_tmp, ("shared_state_ok",)),
+    Rule("lint.parse-swallow", "warning", scripts.parse_swallow, ("parse_swallow_ok",)),
+    Rule("lint.abandonment-hidden", "warning", scripts.abandonment_hidden, ("abandonment_verdict_ok",)),
+    Rule("lint.hardcoded-success", "warning", scripts.hardcoded_success, ("abandonment_verdict_ok",)),
+    Rule("lint.gate-restates-table", "warning", scripts.gate_restates_table, ("gate_completeness_ok",)),
+    Rule("lint.haiku-generator", "warning", agents.haiku_generator, ("haiku_generator_ok",)),
+    Rule("lint.meta-no-objective-check", "error", harness.meta_no_objective_check, ("meta_self_eval_ok",)),
+    Rule("lint.meta-no-baseline", "warning", harness.meta_no_baseline, ("meta_self_eval_ok",)),
+    Rule("lint.screenshot-only-gate", "warning", harness.screenshot_only_gate, ("meta_self_eval_ok",)),
+    Rule(
+        "lint.artifact-overwrite",
+        "warning",
+        harness.artifact_overwrite,
+        ("artifact_versioning", "artifact_versioning_ok"),
+    ),
+    Rule("lint.hand-patch", "warning", harness.hand_patch, ("generator_fix_ok",)),
+    Rule("lint.skill-not-in-tools", "error", harness.skill_not_in_tools, ("pruning_profile_ok",)),
+    Rule("lint.skill-catalog-suppressed", "warning", harness.skill_catalog_suppressed, ("pruning_profile_ok",)),
+    Rule("lint.skill-no-profile", "warning", harness.skill_no_profile, ("pruning_profile_ok",)),
     Rule("capture.missing", "error", captures.missing, ("capture_reachability_ok",)),
     Rule("capture.subloop-own-name", "error", captures.sub_loop_own_name, ("capture_reachability_ok",)),
     Rule("capture.bypass", "warning", captures.bypass, ("capture_reachability_ok",)),
@@ -147,24 +212,43 @@ RULES: tuple[Rule, ...] = (
     Rule("subloop.cycle", "warning", bindings.cycle),
     Rule("subloop.with-unknown", "error", bindings.sub_loop_unknown),
     Rule("subloop.with-missing", "error", bindings.sub_loop_missing),
+    Rule("subloop.required-unbound", "warning", bindings.required_unbound),
     Rule("bind.with-type", "error", bindings.with_type),
     Rule("fragment.with-unknown", "error", bindings.fragment_unknown),
     Rule("fragment.with-missing", "error", bindings.fragment_missing),
 )
 
-LOADING = frozenset(
+LOADING: Mapping[str, Severity] = MappingProxyType(
     {
-        "doc.unknown-key",
-        "doc.flow-and-states",
-        "doc.flow-repeated",
-        "doc.state-def-unused",
-        "state.unknown-key",
-        "eval.unknown-key",
-        "load.duplicate-key",
-        "load.not-boolean",
+        "load.unreadable": "error",
+        "load.yaml-syntax": "error",
+        "load.not-mapping": "error",
+        "load.not-found": "error",
+        "load.from-type": "error",
+        "load.from-cycle": "error",
+        "load.from-parent-not-mapping": "error",
+        "load.flow-type": "error",
+        "load.flow-empty": "error",
+        "load.flow-entry-type": "error",
+        "load.flow-ternary": "error",
+        "load.import-not-found": "error",
+        "load.fragment-unknown": "error",
+        "load.missing-required": "error",
+        "load.states-shape": "error",
+        "load.shape": "error",
+        "load.duplicate-key": "warning",
+        "load.not-boolean": "warning",
+        "doc.unknown-key": "warning",
+        "doc.flow-and-states": "warning",
+        "doc.flow-repeated": "warning",
+        "doc.state-def-unused": "warning",
+        "state.unknown-key": "warning",
+        "eval.unknown-key": "warning",
+        "subloop.invalid": "error",
+        "doc.lint-ok": "warning",
     }
 )
-"""Warnings that are noted while a file is read."""
+"""What is noted by no rule of the table: while files are read, about children, and about `lint_ok` itself."""
 
 
 def check(subject: Subject) -> list[Problem]:
@@ -209,7 +293,7 @@ def _silenced(rule: Rule, subject: Subject, excused: Collection[str]) -> bool:
 
 
 def _unknown_names(subject: Subject, excused: Collection[str]) -> list[Problem]:
-    known = {rule.name for rule in RULES} | LOADING
+    known = {rule.name for rule in RULES} | LOADING.keys()
     at = subject.document.mark("lint_ok")
     return [
         problem_at(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -11,7 +11,7 @@ from ..errors import Severity
 from ..files.build import verdict_of
 from ..files.document import Document, FragmentUse, Steps
 from ..files.fields import is_number
-from ..files.keys import OTHER_TARGETS, PROMPT_TYPES
+from ..files.keys import OTHER_TARGETS, PROMPT_TYPES, did_you_mean
 from ..files.kinds import Kind, kind_of
 from ..files.nodes import Map, Mark, Seq
 
@@ -118,18 +118,26 @@ class StateView:
 
 
 class Subject:
-    """One document as the rules see it, with the documents of its fixed sub-loops by state (None: not found)."""
+    """One document as the rules see it, with the documents of its fixed sub-loops by state (None: not found).
+
+    `callers` are files that run it as a sub-loop, looked for where a rule asks. `model_hints` are the hints that the
+    agent host has a model for, None while no host is known.
+    """
 
     def __init__(
         self,
         document: Document,
         children: Mapping[str, Document | None] | None = None,
         cycles: frozenset[str] = frozenset(),
+        callers: tuple[str, ...] = (),
+        model_hints: Collection[str] | None = None,
     ) -> None:
         self.document = document
         self.data = document.data
         self.children = children or {}
         self.cycles = cycles
+        self.callers = callers
+        self.model_hints = model_hints
         states = self.data.get("states")
         self.states: dict[str, StateView] = {
             name: StateView(
@@ -168,11 +176,15 @@ class Subject:
         return frozenset(name for name in names if name)
 
     @property
+    def repeated_failure(self) -> Map | None:
+        circuit = self.block("circuit")
+        found = circuit.get("repeated_failure") if circuit is not None else None
+        return found if isinstance(found, Map) else None
+
+    @property
     def entries(self) -> set[str]:
         """States entered without an edge of another state."""
-        circuit = self.block("circuit")
-        repeated = circuit.get("repeated_failure") if circuit is not None else None
-        target = repeated.text("on_repeated_failure") if isinstance(repeated, Map) else None
+        target = self.repeated_failure.text("on_repeated_failure") if self.repeated_failure is not None else None
         guard = self.block("host_guard") or Map()
         guarded = (guard.text(key) for key in ("pressure_state", "on_abort_route", "budget_state"))
         named = {self.data.text("initial"), target, *self.limit_handlers, *guarded}
@@ -188,6 +200,16 @@ class Subject:
                 seen.add(name)
                 waiting.extend(self.states[name].next_states - without)
         return seen
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest of `known`, or the first few of them if none is near."""
+    names = sorted(known)
+    shown = ", ".join(names[:_FEW]) + (", ..." if len(names) > _FEW else "")
+    return did_you_mean(word, names, few=0) or (shown and f"known: {shown}")
+
+
+_FEW = 10
 
 
 def number_in(data: Map, key: str) -> float | None:

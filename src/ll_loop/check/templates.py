@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from ..core.template import Reference, problems, references
-from ..files.nodes import Map, Mark
+from ..files.nodes import Map
 from .subject import Finding, StateView, Subject
 
 Findings = Iterator[Finding]
@@ -15,10 +16,11 @@ _DEFAULT = re.compile(r"(?<!\$)\$\{[^}]*:-[^}]*\}")
 _DOUBLE = re.compile(r"\$\$(?:\(|[A-Za-z_])")
 _COUNT_OR_ZERO = re.compile(r"\bgrep\b[^\n|;&()]*\s-[A-Za-z]*c[A-Za-z]*\b[^\n|;&()]*\|\|\s*(?:echo|printf)\s+['\"]?0")
 _TRUSTED = frozenset({"run_dir", "promoted_artifact"})
-_MARKER = re.compile(r"#[^\n]*?ll-lint:\s*mr11-ok(?P<rest>[^\n]*)")
-_MARKER_REST = re.compile(r"\((?P<name>[^()\s]+\.[^()\s]+)\)\s+(?=.*\b[A-Z]+-\d+\b).*\S")
-_HEREDOC = re.compile(r"<<-?[ \t]*(?P<quote>['\"])(?P<word>[^'\"\n]+)(?P=quote)[^\n]*\n")
-_PYTHON_TEXT = re.compile(r"python3?\s+-c\s+(['\"])")
+_MARKER = re.compile(r"#[ \t]*ll-lint:\s*mr11-ok(?P<rest>[^\n]*)")
+_MARKER_REST = re.compile(r"\(\s*(?P<name>[^()\s]+\.[^()\s]+)\s*\)(?=.*\b[A-Z]+-\d+\b).*")
+_HEREDOC = re.compile(r"(?<!<)<<-?[ \t]*(?P<quote>['\"]?)(?P<word>[^'\"\s<>&|;()]+)(?P=quote)[^\n]*\n")
+_PYTHON = re.compile(r"\bpython[\d.]*\b")
+_PYTHON_TEXT = re.compile(r"\bpython[\d.]*(?:[ \t]+-[A-Za-z]+)*?[ \t]+-[A-Za-z]*c\s+(?P<quote>['\"])")
 
 
 def _templates(subject: Subject) -> Iterator[tuple[StateView, tuple[str, ...], Map, str]]:
@@ -96,16 +98,95 @@ def raw_interpolation(subject: Subject) -> Findings:
     if subject.data.get("safe_interpolation"):
         return
     for state in _shell_states(subject):
-        text = state.action
-        spans = _quoted_spans(text)
-        allowed = _markers(text)
-        for reference in references(text):
-            name = ".".join((reference.namespace, *reference.path[:1]))
-            if _untrusted(reference) and _bare(text, reference, spans) and not _excused(text, reference, name, allowed):
-                message = f"state `{state.name}`: the value of `{reference.text}` becomes shell text"
-                hint = f"write `{reference.text[:-1]}:shell}}`, outside quotes"
-                at = state.data.place("action", reference.start)
+        markers = _markers(state.action)
+        for raw in _raw_values(state.action):
+            if not raw.is_excused(state.action, markers):
+                message = f"state `{state.name}`: the value of `{raw.reference.text}` becomes {raw.what} text"
+                at = state.data.place("action", raw.reference.start)
+                yield Finding(state.steps("action"), message, raw.hint, at)
+
+
+def marker_stale(subject: Subject) -> Findings:
+    for state in _shell_states(subject):
+        markers = _markers(state.action)
+        used = {raw.name for raw in _raw_values(state.action) if raw.is_excused(state.action, markers)}
+        for marker in markers:
+            if marker.name not in used:
+                message = f"state `{state.name}`: the exemption of `{marker.name}` exempts nothing"
+                at = state.data.place("action", marker.start)
+                yield Finding(state.steps("action"), message, "remove it, or correct the name", at)
+
+
+def marker_malformed(subject: Subject) -> Findings:
+    for state in _shell_states(subject):
+        for match in _MARKER.finditer(state.action):
+            if _marked_name(match) is None:
+                at = state.data.place("action", match.start())
+                message = f"state `{state.name}`: an exemption needs a name in parentheses, a reason and a ticket"
+                hint = "write `# ll-lint: mr11-ok(context.key) REASON ABC-12`"
                 yield Finding(state.steps("action"), message, hint, at)
+
+
+class _Span(NamedTuple):
+    """A part of a script that bash hands on as it is, or that Python reads."""
+
+    start: int
+    stop: int
+    python: bool
+
+    def holds(self, offset: int) -> bool:
+        return self.start <= offset < self.stop
+
+
+class _Marker(NamedTuple):
+    """A well-formed exemption: the value named, where it stands, and in which line (from 0)."""
+
+    name: str
+    start: int
+    line: int
+
+
+class _Raw(NamedTuple):
+    """A value that a script takes in unquoted."""
+
+    reference: Reference
+    python: bool
+
+    @property
+    def name(self) -> str:
+        return ".".join((self.reference.namespace, *self.reference.path))
+
+    @property
+    def what(self) -> str:
+        return "Python" if self.python else "shell"
+
+    @property
+    def hint(self) -> str:
+        if self.python:
+            return f"pass it as an argument, `${{{self.name}:shell}}`, and read `sys.argv`"
+        return f"write `{self.reference.text[:-1]}:shell}}`, outside quotes"
+
+    def is_excused(self, text: str, markers: Iterable[_Marker]) -> bool:
+        """In Python a marker anywhere in the action counts; else on the same line, or in the comments right above."""
+        lines = {marker.line for marker in markers if marker.name == self.name}
+        if self.python or not lines:
+            return bool(lines)
+        return any(line in lines for line in _lines_about(text, self.reference.start))
+
+
+def _raw_values(text: str) -> Iterator[_Raw]:
+    """Every bare one, and of those inside a Python text the first of each name."""
+    spans = _spans(text)
+    seen: set[str] = set()
+    for reference in references(text):
+        inside = [span for span in spans if span.holds(reference.start)]
+        raw = _Raw(reference, any(span.python for span in inside))
+        if raw.python:
+            if raw.name not in seen and _untrusted_in_python(reference):
+                seen.add(raw.name)
+                yield raw
+        elif not inside and _untrusted(reference) and _is_bare(text, reference):
+            yield raw
 
 
 def _untrusted(reference: Reference) -> bool:
@@ -121,94 +202,57 @@ def _untrusted(reference: Reference) -> bool:
             return False
 
 
-def _bare(text: str, reference: Reference, spans: list[tuple[int, int]]) -> bool:
-    start = reference.start
-    line = text[text.rfind("\n", 0, start) + 1 : start]
-    inside = any(low <= start < high for low, high in spans)
-    return not (reference.shell or line.count("'") % 2 or line.lstrip().startswith("#") or inside)
+def _untrusted_in_python(reference: Reference) -> bool:
+    return _untrusted(reference) or reference.namespace in ("env", "param", "messages")
 
 
-def _quoted_spans(text: str) -> list[tuple[int, int]]:
-    """The bodies of quoted here-documents and of `python3 -c` texts."""
-    spans = []
-    for match in _HEREDOC.finditer(text):
+def _is_bare(text: str, reference: Reference) -> bool:
+    line = text[text.rfind("\n", 0, reference.start) + 1 : reference.start]
+    return not (reference.shell or line.count("'") % 2 or line.lstrip().startswith("#"))
+
+
+def _spans(text: str) -> list[_Span]:
+    """The bodies of here-documents that are quoted or go to Python, and the texts of `python3 -c`."""
+    return [*_here_documents(text), *_python_texts(text)]
+
+
+def _here_documents(text: str) -> Iterator[_Span]:
+    position = 0
+    while match := _HEREDOC.search(text, position):
+        line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
+        python = _PYTHON.search(line) is not None
         end = re.compile(rf"^\t*{re.escape(match['word'])}$", re.MULTILINE).search(text, match.end())
-        spans.append((match.end(), end.start() if end else len(text)))
+        position = end.end() if end else len(text)
+        if python or match["quote"]:
+            yield _Span(match.end(), end.start() if end else len(text), python)
+
+
+def _python_texts(text: str) -> Iterator[_Span]:
     for match in _PYTHON_TEXT.finditer(text):
-        close = text.find(match[1], match.end())
-        spans.append((match.end(), close if close >= 0 else len(text)))
-    return spans
+        closing = r"(?<!\\)\"" if match["quote"] == '"' else "'"
+        end = re.compile(closing).search(text, match.end())
+        yield _Span(match.end(), end.start() if end else len(text), True)
 
 
-def _markers(text: str) -> dict[int, set[str]]:
-    """Well-formed exemptions: line number (from 0) to the names exempted there."""
-    found: dict[int, set[str]] = {}
-    for match in _MARKER.finditer(text):
-        rest = _MARKER_REST.fullmatch(match["rest"].rstrip())
-        if rest is not None and "${" not in match["rest"]:
-            found.setdefault(text.count("\n", 0, match.start()), set()).add(_short(rest["name"]))
-    return found
+def _markers(text: str) -> list[_Marker]:
+    return [
+        _Marker(name, match.start(), text.count("\n", 0, match.start()))
+        for match in _MARKER.finditer(text)
+        if (name := _marked_name(match)) is not None
+    ]
 
 
-def _short(name: str) -> str:
-    """An exemption may name the whole path; the first two parts say which value."""
-    return ".".join(name.split(".")[:2])
+def _marked_name(marker: re.Match[str]) -> str | None:
+    """The value that a marker exempts; None if it breaks the grammar."""
+    rest = _MARKER_REST.fullmatch(marker["rest"].rstrip())
+    return None if rest is None or "${" in marker["rest"] else rest["name"]
 
 
-def _excused(text: str, reference: Reference, name: str, allowed: dict[int, set[str]]) -> bool:
-    """Whether a marker on the same line, or in the comment lines directly above, names this value."""
-    line = text.count("\n", 0, reference.start)
+def _lines_about(text: str, offset: int) -> Iterator[int]:
+    """The line of `offset`, and the run of comment lines directly above it."""
+    line = text.count("\n", 0, offset)
     lines = text.split("\n")
-    while True:
-        if name in allowed.get(line, ()):
-            return True
+    yield line
+    while line > 0 and lines[line - 1].lstrip().startswith("#"):
         line -= 1
-        if line < 0 or not lines[line].lstrip().startswith("#"):
-            return False
-
-
-def marker_malformed(subject: Subject) -> Findings:
-    for state in _shell_states(subject):
-        for match in _MARKER.finditer(state.action):
-            if not _MARKER_REST.fullmatch(match["rest"].rstrip()) or "${" in match["rest"]:
-                at = state.data.place("action", match.start())
-                message = f"state `{state.name}`: an exemption needs a name in parentheses, a reason and a ticket"
-                hint = "write `# ll-lint: mr11-ok(context.key) REASON ABC-12`"
-                yield Finding(state.steps("action"), message, hint, at)
-
-
-# --- loops that edit their own harness -------------------------------------------------------------------
-
-_HARNESS = re.compile(
-    r"loops/[\w.*${}-]+\.yaml|skills/[^/\s]+/SKILL\.md|agents/[^/\s]+\.md|commands/[^/\s]+\.md"
-    r"|\.claude/CLAUDE\.md|\.claude/settings|yaml_state_editor|replace_action"
-)
-_LLM_JUDGES = frozenset({"llm_structured", "comparator", "contract", "advisor_consult"})
-
-
-def meta_no_objective_check(subject: Subject) -> Findings:
-    edits = any(_HARNESS.search(state.action) for state in subject)
-    imports = subject.data.get("import")
-    if not edits and not (isinstance(imports, list) and "lib/benchmark.yaml" in imports):
-        return
-    objective = any(
-        state.kind == "human_approval" or (state.evaluator and state.evaluator not in _LLM_JUDGES) for state in subject
-    )
-    if not objective:
-        message = "the loop edits its own harness and no evaluator but a model judges the result"
-        yield Finding(
-            (), message, "add an `evaluate` that measures, or `meta_self_eval_ok: true`", _first_edit(subject)
-        )
-
-
-def _first_edit(subject: Subject) -> Mark | None:
-    return next((state.at("action") for state in subject if _HARNESS.search(state.action)), None)
-
-
-def skill_not_in_tools(subject: Subject) -> Findings:
-    for state in subject:
-        tools = state.data.get("tools")
-        skill = re.match(r"/ll:([\w-]+)", state.action)
-        if skill and isinstance(tools, list) and tools and not any(skill[1] in str(tool) for tool in tools):
-            message = f"state `{state.name}`: `tools` lacks the skill `{skill[1]}` that the action calls"
-            yield Finding(state.steps("tools"), message)
+        yield line

@@ -27,7 +27,7 @@ UNBOUNDED = 101
 
 def library_of(project: Path | None) -> Library:
     """The loops of the project that is meant."""
-    return api.Library(project or api.find_project(Path.cwd()))
+    return api.library_of(project or api.find_project(Path.cwd()))
 
 
 # --- list --------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def validate(names: Sequence[str], asked: Asked, project: Path | None) -> int:
     """Check loops and print everything that is wrong with them; the exit code tells whether any is."""
     if asked.diff and asked.form != "text":
         raise UsageError("--diff goes with --format text only", hint="--fix goes with every format")
-    library = api.Library(project or api.find_project(Path.cwd()))
+    library = api.library_of(project or api.find_project(Path.cwd()))
     mention(api.load_config(library.project).problems, "the configuration", "ll-loop config")
     reports = api.check_all(library, names)
     fixed = _mended(library, reports, asked)

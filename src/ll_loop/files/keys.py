@@ -271,6 +271,12 @@ ON_RESUME: Final = ("rerun", "skip", "fail")
 TAMPER_POLICIES: Final = ("revert", "fail", "allow")
 VISIBILITIES: Final = ("public", "internal", "example")
 MODEL_HINTS: Final = ("coding", "reasoning", "burst")
+EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
+REQUEST_PATHS: Final = ("cli", "sdk", "batch")
+SESSION_MODES: Final = ("fresh", "continue")
+ARTIFACT_MODES: Final = ("file", "template")
+TAMPER_GUARDS: Final = ("revert", "fail", "allow")
+PREPATCH_CHECKS: Final = ("fail", "warn", "allow")
 
 
 def did_you_mean(word: str, known: Iterable[str], *, few: int = 8) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -68,6 +69,9 @@ class Library:
     block on the disk for as long as reading a few small files takes. Nothing is ever written. Without `loops_dir` the
     project's configuration says where its loops are; DefinitionError if that is wrong.
     """
+
+    model_hints: Collection[str] | None = None
+    """The model hints that the agent host has a model for; None while no host is known."""
 
     def __init__(self, project: Path, loops_dir: str | None = None, bundled: Path | None = None) -> None:
         self.project = project.resolve()
@@ -208,6 +212,8 @@ class Library:
                 document,
                 {state: documents[child] if child else None for state, child in links[path].items()},
                 _on_cycle(path, links),
+                _callers(self, document, looks) if document.data.get("artifact_output") else (),
+                self.model_hints,
             )
             for path, document in documents.items()
         }
@@ -366,6 +372,24 @@ def _static_children(document: Document) -> Iterator[tuple[str, str]]:
             child = state.text("loop")
             if child and "${" not in child:
                 yield name, child
+
+
+def _callers(library: Library, document: Document, looks: _Looks) -> tuple[str, ...]:
+    """The files, of the loop's folder and of the built-in loops, with a line that runs the loop as a sub-loop."""
+    names = filter(None, (document.data.text("name"), _catalogue_name(Path(document.path.name))))
+    either = "|".join(re.escape(name) for name in names)
+    call = re.compile(rf"(?:^|[{{,])\s*loop:\s*([\"']?)(?:{either})\1\s*(?:[,}}#]|$)", re.MULTILINE)
+    folders = (document.path.parent, library.loops, library.bundled)
+    files = dict.fromkeys(path for folder in folders for path in _loop_files(folder) if path != document.path)
+    return tuple(library._show(path) for path in files if looks.look(path) and call.search(_text(path)))
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def _on_cycle(start: Path, links: Mapping[Path, Mapping[str, Path | None]]) -> frozenset[str]:

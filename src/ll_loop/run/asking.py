@@ -54,6 +54,17 @@ def choose_host(wanted: str | Mapping[str, Any], env: Mapping[str, str], configu
     return found
 
 
+def known_hints(env: Mapping[str, str], settings: Orchestration) -> frozenset[str] | None:
+    """The model hints that mean something to the host that runs would ask; None where no host is known."""
+    try:
+        host = choose_host("", env, settings.host_cli or "")
+    except (UsageError, NotFoundError):
+        return None
+    if host.key == FAKE.key:
+        return None
+    return frozenset(HINTS.get(host.key, {})) | frozenset(settings.model_hints.get(host.key, {}))
+
+
 def _named(name: str) -> Host:
     host = by_name(name)
     if host is None:
