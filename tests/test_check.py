@@ -68,21 +68,6 @@ def test_a_capture_that_every_path_sets_is_fine(library: Library) -> None:
     assert rules_of(check(library, text)) == set()
 
 
-def test_a_guarded_capture_may_be_missing(library: Library) -> None:
-    text = document(start="action: 'echo ${captured.never.output:shell?}', on_yes: finish, on_no: finish")
-    assert rules_of(check(library, text)) == set()
-
-
-def test_a_sub_loops_verdict_and_quoted_output_are_its_own(library: Library) -> None:
-    text = graph(
-        "  start: {loop: callee, with: {who: me}, capture: kid, on_yes: tell, on_no: done}\n"
-        "  tell: {action: 'echo ${captured.kid.output:shell} ${captured.kid.verdict:shell}', on_yes: done, on_no: done}"
-        "\n"
-        "  done: {terminal: true}\n"
-    )
-    assert rules_of(check(library, text)) == set()
-
-
 # --- our own rules ---------------------------------------------------------------------------------------
 
 
@@ -105,19 +90,6 @@ def test_bash_braces_without_a_namespace_are_shown_with_the_way_out(library: Lib
     found = [p for p in check(library, document(start=start)) if p.rule == "template.namespace"]
     assert [(p.severity, p.line, p.column) for p in found] == [("warning", 7, 25)]
     assert found[0].hint
-
-
-def test_escaped_braces_and_plain_dollars_are_left_alone(library: Library) -> None:
-    start = "action: 'echo $${HOME:-x} $HOME $(date)', on_yes: finish, on_no: finish"
-    assert rules_of(check(library, document(start=start))) == set()
-
-
-def test_a_line_inside_a_block_is_shown_exactly(library: Library) -> None:
-    text = graph(
-        "  start:\n    action: |\n      echo one\n      echo ${TWO}\n    on_yes: f\n"
-        "    on_no: f\n  f: {terminal: true}\n"
-    )
-    assert [(p.rule, p.line) for p in check(library, text)] == [("template.namespace", 10)]
 
 
 @pytest.mark.parametrize(
@@ -148,12 +120,6 @@ def test_fragment_bindings_are_compared_with_what_is_declared(library: Library) 
 
 
 # --- switches --------------------------------------------------------------------------------------------
-
-
-def test_a_lint_switch_silences_its_rule(library: Library) -> None:
-    start = "action: 'echo $$(pwd)', on_yes: finish, on_no: finish"
-    assert rules_of(check(library, document(start=start))) == {"lint.double-dollar"}
-    assert rules_of(check(library, document("shell_pid_ok: true", start))) == set()
 
 
 def test_lint_ok_silences_warnings_and_lint_by_name(library: Library) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ..core.model import CURRENT, FAILURE_NAMES, Routes
 from ..core.routing import UNCERTAIN, route
 from ..files.build import verdict_of
+from ..files.keys import misspelt_verdict
 from ..files.nodes import Map, Mark
 from .subject import Finding, StateView, Subject, Target, nearest
 from .verdicts import verdicts_of
@@ -187,10 +188,10 @@ def never_taken(subject: Subject) -> Findings:
 
 
 def _verdict_of(target: Target, state: StateView) -> str:
-    """The verdict that a target is the route of, empty for a catch-all or a target of another kind."""
+    """The verdict that a target is the route of, empty for a catch-all, a misspelt key or a target of another kind."""
     if target.keys[0] == "route":
         return target.keys[1] if not target.keys[1].startswith("_") else ""
-    return verdict_of(target.keys[0], state.data) or ""
+    return "" if misspelt_verdict(target.keys[0]) else verdict_of(target.keys[0], state.data) or ""
 
 
 def dropped_route(subject: Subject) -> Findings:

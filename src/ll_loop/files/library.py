@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from msgspec import Struct, field
 from ..check import Subject, check, excuses
 from ..core.model import Loop
 from ..errors import DefinitionError, NotFoundError, Problem
+from .calls import callers
 from .config import load_config
 from .document import Document
 from .heads import has_required, head_of
@@ -375,21 +375,11 @@ def _static_children(document: Document) -> Iterator[tuple[str, str]]:
 
 
 def _callers(library: Library, document: Document, looks: _Looks) -> tuple[str, ...]:
-    """The files, of the loop's folder and of the built-in loops, with a line that runs the loop as a sub-loop."""
-    names = filter(None, (document.data.text("name"), _catalogue_name(Path(document.path.name))))
-    either = "|".join(re.escape(name) for name in names)
-    call = re.compile(rf"(?:^|[{{,])\s*loop:\s*([\"']?)(?:{either})\1\s*(?:[,}}#]|$)", re.MULTILINE)
+    """What complaints call the files, near the loop or built in, that run it as a sub-loop."""
     folders = (document.path.parent, library.loops, library.bundled)
     files = dict.fromkeys(path for folder in folders for path in _loop_files(folder) if path != document.path)
-    return tuple(library._show(path) for path in files if looks.look(path) and call.search(_text(path)))
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return ""
+    names = (document.data.text("name") or "", _catalogue_name(Path(document.path.name)))
+    return tuple(library.shown(path) for path in callers(names, filter(looks.look, files)))
 
 
 def _on_cycle(start: Path, links: Mapping[Path, Mapping[str, Path | None]]) -> frozenset[str]:

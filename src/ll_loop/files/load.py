@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from .build import build, verdict_of
 from .complaints import Complaints
 from .document import Document
-from .keys import EVALUATE, NESTED, OTHER_TARGETS, STATE, TOP_LEVEL, VERDICT_KEYS, did_you_mean
+from .keys import EVALUATE, NESTED, STATE, TOP_LEVEL, did_you_mean, misspelt_verdict
 from .kinds import begins_with_slash, untyped
 from .nodes import Map, Mark, Seq
 from .resolve import Resolver, Sources
@@ -121,16 +121,9 @@ def _unknown_state_keys(name: str, state: Map, out: Complaints) -> None:
             out.warn(at, "state.unknown-key", f"state `{name}`: unknown key `{key}`", path=path, hint=hint)
         elif state.text(key) is None and state[key] is not None:
             out.warn(at, "state.unknown-key", f"state `{name}`: `{key}` names no state and is ignored", path=path)
-        elif near := _misspelt_verdict(key):
+        elif near := misspelt_verdict(key):
             message = f"state `{name}`: `{key}` routes the verdict `{key.removeprefix('on_')}`"
             out.warn(at, "state.unknown-key", message, path=path, hint=near)
-
-
-def _misspelt_verdict(key: str) -> str:
-    """`on_eror` is a legal route of the verdict `eror`, and hardly ever meant."""
-    hint = did_you_mean(key, (*VERDICT_KEYS, *OTHER_TARGETS))
-    near = hint.split("`")[1] if hint else ""
-    return hint if near and abs(len(near) - len(key)) <= 1 and len(key) > 6 and near[:4] == key[:4] else ""
 
 
 def _unknown_evaluate_keys(name: str, state: Map, data: Map, out: Complaints) -> None:
