@@ -44,6 +44,7 @@ async def run(name: str, input: str | None, dry_run: bool, **given: Any) -> int:
 @click.argument("names", nargs=-1, required=True)
 @options.start
 @options.jobs
+@options.host_slots
 @click.option("--fail-fast", is_flag=True, help="End the others when one does not end well.")
 @options.display
 @options.project
@@ -65,6 +66,7 @@ async def run_many(names: tuple[str, ...], dry_run: bool, **given: Any) -> int:
 @options.caps
 @options.budget
 @options.jobs
+@options.host_slots
 @options.display
 @options.project
 async def resume(wanted: str | None, max_steps: int | None, max_iterations: int | None, **given: Any) -> int:
@@ -78,7 +80,7 @@ def _wishes(given: dict[str, Any], *, many: bool = False, together: bool = False
     """Take out of the options what tells how to run and to report, and what all runs may spend `together`."""
     from .runs import Wishes
 
-    names = ["project", "as_json", "events", "quiet", "grace", "jobs", "fail_fast", "attended"]
+    names = ["project", "as_json", "events", "quiet", "grace", "jobs", "host_slots", "fail_fast", "attended"]
     if together:
         names += ["max_usd", "max_tokens", "deadline"]
     return Wishes(**{name: given.pop(name) for name in names if name in given}, many=many)

@@ -57,6 +57,9 @@ program_md = click.option(
     "--program-md", type=click.Path(path_type=Path), metavar="PATH",
     help="Take directive, targets etc. from this file in place of .ll/program.md.",
 )  # fmt: skip
+host_slots = click.option(
+    "--host-slots", type=click.IntRange(min=1), metavar="N", help="Call agent hosts at most N at a time."
+)
 jobs = click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Run at most N at a time.")
 
 budget = together(

@@ -35,6 +35,7 @@ class Wishes(Struct, frozen=True):
     fail_fast: bool = False
     many: bool = False
     attended: bool = False
+    host_slots: int | None = None
     max_usd: float | None = None
     max_tokens: int | None = None
     deadline: float | None = None
@@ -150,6 +151,7 @@ async def _see_through(start: Callable[[Session], list[RunHandle]], wishes: Wish
         grace=wishes.grace,
         subreaper=True,
         attended=attended,
+        host_slots=wishes.host_slots,
         max_usd=wishes.max_usd,
         max_tokens=wishes.max_tokens,
         deadline=wishes.deadline,

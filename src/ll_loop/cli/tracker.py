@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
-from ..core.effects import AskHuman, Sleep
+from ..core.effects import AskHuman, AskModel, RunAction, Sleep
 from . import words
 from .terminal import clean
 
@@ -91,6 +91,8 @@ class Following(Struct):
                 return f"waits {words.seconds(seconds)} ({why})"
             case AskHuman():
                 return f"asks: {clean(effect.question)}"
+            case RunAction() | AskModel() if self.handle.waits_for:
+                return f"waits for {self.handle.waits_for}"
             case _:
                 return ""
 

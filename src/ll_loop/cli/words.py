@@ -135,6 +135,7 @@ _NOTES: Mapping[str, Words] = {
     "workdir_vanished": lambda r: f"{r['state']}: the directory {r['path']} is gone",
     "worktree_created": lambda r: f"worktree {r['worktree']}",  # its branch is named alike
     "loop_resume": lambda r: f"goes on after step {r['iteration']}, in {r['from_state']}",
+    "host_waiting": lambda r: f"waits for {r['why']}" + (f" until {r['until'][11:19]} UTC" if "until" in r else ""),
     "swept": lambda r: f"ended {plural(len(r['ended']), 'process')} that the last session left behind",
 }
 

@@ -146,6 +146,9 @@ class ReadMemory(Struct, frozen=True):
     """The share of this machine's memory that is used, in percent; None where it cannot be told."""
 
 
+RATE_LIMIT = "rate limit"
+
+
 class Sleep(Struct, frozen=True):
     """Wait `seconds`; `why` is shown to people (`backoff`, `rate limit`, `server error`)."""
 

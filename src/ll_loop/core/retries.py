@@ -7,8 +7,10 @@ again after a provider's error costs both.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from . import events
-from .effects import ActionDone, Sleep
+from .effects import RATE_LIMIT, ActionDone, Sleep
 from .failures import FailureClass, classify_failure
 from .frame import RateRecord
 from .model import RateLimit, State
@@ -18,6 +20,8 @@ SERVER_RETRIES = 2
 SERVER_WAIT = 30.0
 HEARTBEAT = 60.0
 STORM = 3
+JITTER = 1.0
+"""Seconds over which those who were told the same time are spread."""
 
 
 def after_failure(move: Move, done: ActionDone) -> Wait | str | None:
@@ -30,7 +34,7 @@ def after_failure(move: Move, done: ActionDone) -> Wait | str | None:
         return None
     match class_of(done):
         case "quota":
-            return _wait_out(move, state)
+            return _wait_out(move, state, done)
         case "auth":
             return move.target(state.routes.on_error)
         case "server" if state.is_prompt:
@@ -54,10 +58,17 @@ def _clear(move: Move) -> None:
     frame.exhausted_in_a_row = 0
 
 
-def _wait_out(move: Move, state: State) -> Wait | str | None:
+def _wait_out(move: Move, state: State, done: ActionDone) -> Wait | str | None:
+    """As long as the host told, else as the ladder says. A told wait leaves the ladder where it is."""
     policy = state.rate_limit or RateLimit()
     record = move.frame.rates.get(state.name, RateRecord())
-    if record.short < policy.retries:
+    told = done.reply.wait(_epoch(move.ts)) if done.reply is not None else None
+    if told and record.waited < policy.max_wait:
+        wait = min(told + move.chance * JITTER, policy.max_wait - record.waited)
+        record = RateRecord(record.short, record.long + 1, record.waited, wait, wait)
+    elif told:
+        return _give_up(move, state, policy, record)
+    elif record.short < policy.retries:
         wait = policy.base * 2**record.short + move.chance * policy.base
         record = RateRecord(record.short + 1, record.long, record.waited, wait, wait)
     elif record.waited < policy.max_wait:
@@ -70,9 +81,13 @@ def _wait_out(move: Move, state: State) -> Wait | str | None:
     return _next_wait(record)
 
 
+def _epoch(ts: str) -> float | None:
+    return datetime.fromisoformat(ts).timestamp() if ts else None
+
+
 def _next_wait(record: RateRecord) -> Wait:
     seconds = min(record.left, HEARTBEAT) if record.long else record.left
-    return Wait(Sleep(seconds, "rate limit"), "rate_limit")
+    return Wait(Sleep(seconds, RATE_LIMIT), "rate_limit")
 
 
 def go_on_waiting(move: Move) -> Wait | None:

@@ -30,8 +30,6 @@ _ROWS: Final[tuple[tuple[str, Any, Any, str], ...]] = (
     ("loops.glyphs", Mapping[str, str], {}, "signs in diagrams"),
     ("commands.rate_limits.max_wait_seconds", Seconds, 21600, "how long a rate limit is waited out"),
     ("commands.rate_limits.long_wait_ladder", tuple[Seconds, ...], (300, 900, 1800, 3600), "its long waits"),
-    ("commands.rate_limits.circuit_breaker_enabled", bool, True, "runs share what they know of a rate limit"),
-    ("commands.rate_limits.circuit_breaker_path", str, ".loops/tmp/rate-limit-circuit.json", "where they share it"),
     ("parallel.base_branch", str | None, None, "base of pre-patch checks"),
     ("orchestration.request_path", Literal["cli", "sdk", "batch"], "cli", "how prompts are sent"),
     ("orchestration.disable_background_tasks", bool, False, "hosts start no background tasks"),

@@ -45,8 +45,14 @@ class ConfidenceGate(Struct, frozen=True):
     outcome_threshold: Annotated[int, does("context value `outcome_threshold`")] = 65
 
 
+class RateLimits(Struct, frozen=True):
+    circuit_breaker_enabled: Annotated[bool, does("processes tell each other of rate limits")] = True
+    circuit_breaker_path: Annotated[Text, does("the file in which they do")] = ".loops/tmp/rate-limit-circuit.json"
+
+
 class Commands(Struct, frozen=True):
     confidence_gate: ConfidenceGate = ConfidenceGate()
+    rate_limits: RateLimits = RateLimits()
 
 
 class Automation(Struct, frozen=True):

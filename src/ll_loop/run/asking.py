@@ -23,6 +23,7 @@ from ..files.settings import Orchestration
 from .hosting import Answered, Hearer, Hosts, Limits
 from .process import NOT_FOUND, Stream
 from .procs import Identity
+from .traffic import Tell, Traffic, account_of
 
 VARIABLES = ("LL_HOST_CLI", "LL_HOOK_HOST")
 STALLED = 1800.0
@@ -93,11 +94,16 @@ class Asking:
         cwd: Path,
         settings: Orchestration | None = None,
         allow: Callable[[], None] = lambda: None,
+        traffic: Traffic | None = None,
+        tell: Tell = lambda why, until: None,
     ) -> None:
         self._hosts = hosts
         self._env = env
         self._cwd = cwd
         self._allow = allow
+        self._traffic = traffic or Traffic()
+        self._tell = tell
+        self._limited = ""
         settings = settings or Orchestration()
         self._configured = settings.host_cli or ""
         self._hints = settings.model_hints
@@ -117,8 +123,7 @@ class Asking:
         model = self._model(host, who.model, who.hint)
         call = Call(prompt=action.text, cwd=str(self._cwd), model=model, agent=who.agent, tools=who.tools)
         limits = Limits(action.timeout or None, action.idle_timeout or None, STALLED)
-        self._allow()
-        answered = await self._hosts.ask(host, call, hearer, limits=limits, started=started)
+        answered = await self._call(host, call, hearer, limits, started)
         return _done(answered, _told(answered.reply, host, call), str(self._cwd))
 
     async def ask(self, question: AskModel, started: Callable[[Identity], None]) -> ModelSaid:
@@ -134,11 +139,27 @@ class Asking:
         if "schema" in host.build(call).left_out:
             call = replace(call, prompt=f"{call.prompt}\n\n{FIT}\n{json.dumps(question.schema)}", schema=None)
         limits = Limits(question.timeout or None, None, STALLED)
-        self._allow()
-        answered = await self._hosts.ask(host, call, _Deaf(), limits=limits, started=started)
+        answered = await self._call(host, call, _Deaf(), limits, started)
         reply = _told(answered.reply, host, call)
         kept = replace(reply, output="", answer=clip(reply.answer), timed_out=bool(answered.cut))
         return ModelSaid(kept, round(answered.duration * 1000))
+
+    async def _call(
+        self, host: Host, call: Call, hearer: Hearer, limits: Limits, started: Callable[[Identity], None]
+    ) -> Answered:
+        """Let the host take its turn once its account and the budget allow it; only then its time begins."""
+        account = account_of(host, self._env)
+        async with self._traffic.call(account, self._tell) as over:
+            self._allow()
+            answered = await self._hosts.ask(host, call, hearer, limits=limits, started=started)
+            over(answered.reply)
+        self._limited = account if answered.reply.failure == "quota" else ""
+        return answered
+
+    async def note_wait(self, seconds: float) -> None:
+        """The run waits so long because its last call was turned away: others of that account wait as well."""
+        if self._limited:
+            await self._traffic.shut(self._limited, seconds)
 
 
 class _Deaf:

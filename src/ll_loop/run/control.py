@@ -26,6 +26,7 @@ from typing import Any
 import anyio
 import anyio.abc
 
+from ..core.effects import RATE_LIMIT, Sleep
 from ..core.endings import exit_code_of
 from ..core.model import Ending
 from ..errors import LoopError, RefusedError, UsageError
@@ -162,11 +163,17 @@ def _entry(handle: RunHandle) -> dict[str, Any]:
         "status": handle.status,
         "state": root.state if root else "",
         "step": root.iteration if root else 0,
-        "waits_for": handle.waits_for,
+        "waits_for": handle.waits_for or _rests(handle),
         "question": handle.question,
         "since": handle.since,
         "pid": os.getpid(),
     }
+
+
+def _rests(handle: RunHandle) -> str:
+    """The rate limit that the run itself waits out."""
+    waiting = handle.run.waiting if handle.run is not None and handle.result is None else None
+    return "its rate limit" if isinstance(waiting, Sleep) and waiting.why == RATE_LIMIT else ""
 
 
 def _bind() -> tuple[socket.socket, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,16 @@ class RunHandle:
             self.journal.append("scope_waiting", {"holder": holder})
             self.journal.flush()
             self.journal.close()  # a thousand waiting runs must not hold a thousand files
+
+    def note_host_waiting(self, why: str, until: float) -> None:
+        """Say what a call of a host waits for; empty when it goes on."""
+        when = datetime.fromtimestamp(until, UTC) if until else None
+        shown = why if when is None else f"{why} until {when.astimezone():%H:%M:%S}"
+        if why and shown != self.waits_for:
+            told = {} if when is None else {"until": when.isoformat()}
+            self.journal.append("host_waiting", {"why": why, **told})
+            self.journal.flush()
+        self.waits_for = shown
 
     def finish(self, result: RunResult) -> None:
         """Make the result known; readers of this run end."""

@@ -20,6 +20,7 @@ from anyio import to_thread
 from msgspec.structs import replace
 
 from ..core.effects import (
+    RATE_LIMIT,
     ActionDone,
     Answer,
     AskHuman,
@@ -64,6 +65,7 @@ from .process import Command, Finished, Grace, Spawner
 from .procs import Identity
 from .promote import promote
 from .records import read_learning
+from .traffic import Tell, Traffic
 
 SCRIPTS = "ll-action-*.sh"
 """The files that actions are read from, in the system's folder for temporary files."""
@@ -92,7 +94,8 @@ def _always(*, costs: bool = True) -> None:
 class Actions:
     """The real world of one run: its directory, its environment, its journal and its log.
 
-    `allow` is asked before each action, and before each call of a host.
+    `allow` is asked before each action, and before each call of a host; `traffic` says when that may start, and `tell`
+    hears what it waits for.
     """
 
     def __init__(
@@ -109,6 +112,8 @@ class Actions:
         orchestration: Orchestration | None = None,
         grace: Grace | None = None,
         allow: Allow = _always,
+        traffic: Traffic | None = None,
+        tell: Tell = lambda why, until: None,
     ) -> None:
         self._spawner = spawner
         self._allow = allow
@@ -127,7 +132,7 @@ class Actions:
         self._script = _Script()
         more = orchestration.host_env if orchestration is not None else ()
         hosts = Hosts(spawner, env=env, folder=log.parent, marker=self._marker, grace=grace, more_env=more)
-        self._asking = Asking(hosts, env, cwd, orchestration, allow)
+        self._asking = Asking(hosts, env, cwd, orchestration, allow, traffic, tell)
 
     @property
     def script(self) -> str:
@@ -143,7 +148,9 @@ class Actions:
         match effect:
             case RunAction():
                 return await self._run(effect)
-            case Sleep(seconds):
+            case Sleep(seconds, why):
+                if why == RATE_LIMIT:
+                    await self._asking.note_wait(seconds)
                 await anyio.sleep(seconds)
                 return Rested()
             case Breathe():

@@ -48,6 +48,7 @@ from .recovery import StoredRun, identity_to_json
 from .request import Request, limits, new_run_id
 from .results import cause_of, kept_to_json, result_of
 from .saver import StateSaver
+from .traffic import Circuit, Traffic
 from .worktree import Kept, Lease, Outcome, WorktreeRecord, Worktrees
 
 CLOSING = 10.0
@@ -58,7 +59,8 @@ class Session:
     """Runs loops of one project, many at a time. Use it as an async context manager.
 
     Leaving the block waits for the runs that were started; an exception or a cancellation ends them first. Nothing
-    outlives it: no child, no task, no lock, no signal handler. `jobs` bounds how many run at a time, `grace` is how
+    outlives it: no child, no task, no lock, no signal handler. `jobs` bounds how many run at a time, `host_slots` how many calls of hosts, `grace` is
+    how
     many seconds a child has after SIGTERM. `config` is by default what is read for the project (DefinitionError if it
     is wrong). `env` is the environment of actions, by default this process's over what the project's `.env` sets.
     `subreaper` lets orphans of actions come to this process while the session lasts (Linux), and ends at its end even
@@ -83,11 +85,14 @@ class Session:
         max_usd: float | None = None,
         max_tokens: int | None = None,
         deadline: float | None = None,
+        host_slots: int | None = None,
         seed: int | None = None,
         config: Config | None = None,
     ) -> None:
         if jobs is not None and jobs < 1:
             raise UsageError(f"jobs must be at least 1, not {jobs}")
+        if host_slots is not None and host_slots < 1:
+            raise UsageError(f"host slots must be at least 1, not {host_slots}")
         self.project = Path(project or ".").expanduser().resolve()
         if not self.project.is_dir():
             raise NotFoundError(f"no such project folder: {self.project}")
@@ -118,12 +123,17 @@ class Session:
         self._worktrees = self._make_worktrees()
         self._committer = Committer()
         self._named: dict[str, Mapping[str, str]] = {}
+        self._traffic = Traffic(self._circuit(), host_slots)
         self._saver = StateSaver(self.handles)
         self._control = Control(self.handles)
         self._ended_by: tuple[TerminatedBy, int] | None = None
         self._services: anyio.abc.TaskGroup | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._life: AbstractAsyncContextManager[None] | None = None
+
+    def _circuit(self) -> Circuit | None:
+        limits = self.config.commands.rate_limits
+        return Circuit(self.project / limits.circuit_breaker_path) if limits.circuit_breaker_enabled else None
 
     def _make_worktrees(self) -> Worktrees:
         base, copied = self.config.automation.worktree_base, self.config.parallel.worktree_copy_files
@@ -515,6 +525,8 @@ class Session:
             orchestration=self.config.orchestration,
             grace=handle.grace,
             allow=partial(self._purse.check, handle),
+            traffic=self._traffic,
+            tell=handle.note_host_waiting,
         )
         changed = partial(self._saver.mark, handle)
         handle.engine = engine = Engine(handle.journal, self._committer, performer, Clock(spent), self._random, changed)

@@ -68,6 +68,12 @@ class Reply(Struct, frozen=True, kw_only=True):
     def ok(self) -> bool:
         return self.failure is None
 
+    def wait(self, now: float | None) -> float | None:
+        """How many seconds the host said that it takes no calls, from `now` (epoch seconds); None if it did not say."""
+        if self.resets_at is not None and now is not None and self.resets_at > now:
+            return self.resets_at - now
+        return self.retry_after
+
 
 def reply_to_json(reply: Reply) -> dict[str, Any]:
     """What is not as by default."""
