@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +169,15 @@ async def test_prompts_run_beside_each_other(project: Project) -> None:
     requests = [Request(name, host="fake") for name in ("one", "two", "three")]
     results = await run_many(requests, project=project.folder)
     assert [result.status for result in results] == ["completed"] * 3
+
+
+async def test_a_told_wait_takes_the_place_of_the_ladder(project: Project) -> None:
+    more = "max_rate_limit_retries: 3\nrate_limit_backoff_base_seconds: 600\nrate_limit_max_wait_seconds: 1\n"
+    more += "on_rate_limit_exhausted: done\non_yes: bad\non_no: bad\non_error: bad\n"
+    limit = {"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": time.time() + 2}}
+    write(project, prompt(f"raw {json.dumps(limit)}", "result error=slow down status=429", more=more))
+    result, records = await run(project)
+    assert result.final_state == "done"
+    assert only(records, "rate_limit_exhausted")[0]["total_wait_seconds"] == 1
+    assert (project.loops / "tmp" / "rate-limit-circuit.json").exists()
+    assert only(records, "host_waiting")

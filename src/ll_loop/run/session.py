@@ -59,10 +59,10 @@ class Session:
     """Runs loops of one project, many at a time. Use it as an async context manager.
 
     Leaving the block waits for the runs that were started; an exception or a cancellation ends them first. Nothing
-    outlives it: no child, no task, no lock, no signal handler. `jobs` bounds how many run at a time, `host_slots` how many calls of hosts, `grace` is
-    how
-    many seconds a child has after SIGTERM. `config` is by default what is read for the project (DefinitionError if it
-    is wrong). `env` is the environment of actions, by default this process's over what the project's `.env` sets.
+    outlives it: no child, no task, no lock, no signal handler. `jobs` bounds how many run at a time, `host_slots` how
+    many calls of hosts; `grace` is how many seconds a child has after SIGTERM. `config` is by default what is read for
+    the project (DefinitionError if it is wrong). `env` is the environment of actions, by default this process's over
+    what the project's `.env` sets.
     `subreaper` lets orphans of actions come to this process while the session lasts (Linux), and ends at its end even
     those that nothing ties to an action: right for a program of one's own, wrong inside somebody else's. `attended`
     says that somebody will answer questions of human approval (`RunHandle.approve`, `ll-loop approve`); otherwise they
