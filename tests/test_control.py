@@ -195,6 +195,8 @@ async def test_status_tells_where_live_runs_are(project: Project) -> None:
             "step": 2,
             "question": None,
             "waits_for": "",
+            "waiting_since": "",
+            "place": 0,
             "since": first.since,
             "pid": os.getpid(),
         }

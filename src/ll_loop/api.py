@@ -17,8 +17,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.abc
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from .core.context import may_read
 from .core.effects import Answer, Effect, LoadLoop
@@ -39,16 +41,21 @@ from .files.config import DEFAULT, Config, load_config, read_config
 from .files.library import Entry, Library
 from .files.places import find_project
 from .files.reports import Report, check_all, expand, folder_of, is_pattern, report_on
-from .run import control
+from .run import control, detached, rewind, upkeep
 from .run.asking import known_hints
 from .run.bus import Reader
+from .run.control import Follower
+from .run.detached import Errand, Resumption
 from .run.handle import RunHandle
 from .run.inputs import inputs_of
+from .run.mirror import Mirror
 from .run.probes import load_loop
-from .run.recovery import StoredRun, find_run, resumable_runs, run_ids, stored_runs
+from .run.procs import own_identity
+from .run.recovery import StoredRun, failed_requests, find_run, resumable_runs, run_ids, stored_runs
 from .run.request import Request, RunResult
 from .run.session import Session
 from .run.trial import Trial, Tried
+from .run.upkeep import Cleaner, Pruned, Remains, Rule
 
 if TYPE_CHECKING:
     from .files.authoring import Created as Created
@@ -61,10 +68,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Config",
     "Entry",
+    "Errand",
     "Library",
+    "Pruned",
     "Reader",
+    "Remains",
     "Report",
     "Request",
+    "Resumption",
     "RunHandle",
     "RunResult",
     "Session",
@@ -74,23 +85,31 @@ __all__ = [
     "Tried",
     "approve",
     "can_be_mended",
+    "carry_on",
     "check_all",
+    "cleanup",
     "create",
     "expand",
     "find_project",
     "find_run",
     "fix",
     "folder_of",
+    "follow",
+    "fork",
     "fragments",
     "history",
     "install",
+    "interrupts",
     "is_pattern",
     "is_public",
     "library_of",
     "load_config",
     "may_read",
+    "prune",
+    "queue",
     "read_config",
     "rename",
+    "replay",
     "report_on",
     "resolved",
     "resume",
@@ -99,11 +118,13 @@ __all__ = [
     "settings",
     "signals",
     "simulate",
+    "start_in_background",
     "status",
     "stop",
     "stored_run",
     "stored_state",
     "templates",
+    "why",
     "write_fixed",
     "write_schema",
 ]
@@ -155,15 +176,36 @@ def resume(
     *,
     max_steps: int | None = None,
     max_iterations: int | None = None,
+    failed: bool = False,
 ) -> list[RunHandle]:
     """Go on with a run (by id, by the beginning of its id, `latest`, or its loop's name), or a batch's unfinished.
 
-    Without `wanted`: all that the last batch left unfinished. `max_steps` and `max_iterations` replace the caps of what
-    goes on. Raises NotFoundError if there is nothing, RefusedError if it is still running or has ended for good.
+    Without `wanted`: all that the last batch left unfinished. With `failed`, those of the batch (or the run) that ended
+    for good without success are started again as new runs, with what was asked for then. `max_steps` and
+    `max_iterations` replace the caps of what goes on. Raises NotFoundError if there is nothing, RefusedError if it is
+    still running or has ended for good.
     """
+    if failed:
+        return start_all(session, failed_requests(session.runs, wanted, max_steps, max_iterations))
     raised = {name for name, cap in (("max_steps", max_steps), ("max_iterations", max_iterations)) if cap is not None}
     found = resumable_runs(session.runs, wanted, raised=raised)
     return session.resume_all(found, max_steps=max_steps, max_iterations=max_iterations)
+
+
+def carry_on(session: Session, wanted: Resumption) -> list[RunHandle]:
+    """Go on with what a `Resumption` says: see `resume`."""
+    return resume(session, **asdict(wanted))
+
+
+async def start_in_background(errand: Errand) -> dict[str, Any]:
+    """Start runs in a process of their own that outlives this one; returns once it is known what became of the start.
+
+    Keys: `pid`, `log` (where that process writes), `exit_code` (0, or that of what was refused) and `runs`, for each
+    run_id, loop, status (`running`, `queued`, or how it ended), `place` in the line, `waits_for`, and for one that is
+    over `exit_code`, `error`, `hint`. What is wrong with the errand itself is said on stderr, and `runs` is empty.
+    Cancelled, the runs end as well. RefusedError if that process ended without a word.
+    """
+    return await detached.send(errand)
 
 
 def history(project: Path | str | None = None, loop: str | None = None, *, limit: int | None = None) -> list[StoredRun]:
@@ -203,6 +245,90 @@ async def status(project: Path | str | None = None, wanted: str | None = None) -
     process has the run). A live process is asked, what is dead is read from its journal. Raises NotFoundError.
     """
     return await control.status(_runs_of(project), wanted)
+
+
+async def why(project: Path | str | None, wanted: str) -> dict[str, Any]:
+    """What a run waits for, who holds that, and since when; of a dead run, that it is dead and what `resume` would do.
+
+    Keys: run_id, loop, status, state, step, pid, `reason`, `since`, and for each reason what belongs to it. Reasons:
+    `scope` (`holders`, `place`), `slot` (as many run as may), `turn`, `action` and `model` (`action`: command, pid,
+    since, attempt, processes), `pause` (`pause`: seconds and why), `question`, `ending` (`ending`: by whom, since,
+    grace; `action` with the processes that still live), `working`, `silent` (its process does not answer), `dead`
+    (`owner`, `left_alive`, `resume`) and `over` (`terminated_by`, `resume`). Raises NotFoundError, StorageError.
+    """
+    return await control.explain(_runs_of(project), wanted, Library(Path(project or ".")))
+
+
+async def queue(project: Path | str | None = None) -> list[dict[str, Any]]:
+    """The runs of a project that wait for a scope, or for a slot of their session, in the order of asking.
+
+    Keys as those of `status`; `place` is how many are before it, `waiting_since` when it began to wait.
+    """
+    entries = await status(project)
+    waiting = [entry for entry in entries if entry["status"] == "queued" and entry["pid"]]
+    return sorted(waiting, key=lambda entry: (entry["since"], entry["place"]))
+
+
+def follow(project: Path | str | None, wanted: str) -> Follower:
+    """The records of a run from its first one, in batches: what there is, then what comes, until the run has ended.
+
+        async with follow("~/project", "latest") as batches:
+            async for records in batches:
+                ...
+
+    A dead run's end with what it wrote last. Nothing is missed and nothing comes twice, however late one begins.
+    Raises NotFoundError, StorageError.
+    """
+    return Follower(_runs_of(project), wanted)
+
+
+async def cleanup(project: Path | str | None = None, *, act: bool = False, grace: float = 5.0) -> list[Remains]:
+    """What killed processes left behind in a project: processes, scripts, locks, sockets, worktrees. Told, not touched.
+
+    With `act` it is dealt with: processes are ended (`grace` in seconds), files removed, worktrees of runs that are
+    over removed or saved on their branch. Runs that live are never touched; those that were killed can be resumed.
+    """
+    session = Session(project)
+    mirror = Mirror(session.loops_dir / ".running", identity=own_identity())
+    return await Cleaner(session.runs, mirror, session.worktrees, act=act, grace=grace).clean()
+
+
+def prune(
+    project: Path | str | None = None,
+    *,
+    keep: int | None = None,
+    older_than: timedelta | None = None,
+    unfinished: bool = False,
+    act: bool = False,
+) -> list[Pruned]:
+    """The runs that a rule lets go, oldest first; with `act` they are moved to `.loops/archive`, nothing is deleted.
+
+    The rule: beyond the newest `keep` of their loop, and begun before `older_than`; of two conditions both must hold.
+    Runs that live or whose worktree is kept always stay, those that could go on do unless `unfinished`. UsageError
+    without a condition.
+    """
+    return upkeep.prune(_runs_of(project), Rule(keep, older_than, unfinished), act=act)
+
+
+def replay(project: Path | str | None, wanted: str) -> Iterator[dict[str, Any]]:
+    """Each input of a run's journal in its order, and what the machine makes of it: nothing is run, nothing written.
+
+    Keys: `seq`, `ts`, `at` (the run's clock), `input`, `answer`, `from` and `to` (states, the root's first), `step`,
+    `events`, `effect` (what the machine asks for next, or None) and `terminated_by`. Raises NotFoundError,
+    StorageError, and ReplayError where the loop, as its file is now, would have gone another way.
+    """
+    run = stored_run(project, wanted)
+    return rewind.replayed_steps(run, Library(Path(project or ".")))
+
+
+def fork(project: Path | str | None, wanted: str, at: int) -> StoredRun:
+    """A new run that begins with all that a run had gone through up to record `at` of its journal; `resume` goes on.
+
+    The original stays as it is, and may be alive. Its artifacts are copied as they are now, its worktree is not: the
+    new run gets one of its own. Raises NotFoundError (no such run, no such record), RefusedError (it had ended there),
+    ReplayError (its loop was changed), CannotCreateError.
+    """
+    return rewind.fork(_runs_of(project), wanted, at, Library(Path(project or ".")))
 
 
 async def approve(project: Path | str | None, wanted: str, answer: str, text: str = "") -> dict[str, Any]:
@@ -339,6 +465,13 @@ async def signals(session: Session) -> AsyncIterator[None]:
             tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+@asynccontextmanager
+async def interrupts() -> AsyncIterator[AsyncIterator[signal.Signals]]:
+    """While inside: Ctrl-C (SIGINT) and SIGTERM come as values. Only in the main thread of a program of one's own."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        yield received
 
 
 async def _obey(session: Session, *, task_status: anyio.abc.TaskStatus[None]) -> None:

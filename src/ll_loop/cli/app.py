@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import asyncclick as click
 
 from .. import __version__
-from . import authoring, commands
+from . import authoring, commands, lifecycle
 
 HELP = """Run agent loops: finite state machines in YAML whose states are shell commands or prompts.
 
@@ -42,6 +42,14 @@ COMMANDS: Sequence[click.Command] = (
     commands.stop,
     commands.status,
     commands.approve,
+    lifecycle.why,
+    lifecycle.queue,
+    lifecycle.logs,
+    lifecycle.attach,
+    lifecycle.replay,
+    lifecycle.fork,
+    lifecycle.cleanup,
+    lifecycle.prune,
     commands.history,
     commands.validate,
     commands.list_loops,

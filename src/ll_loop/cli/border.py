@@ -13,7 +13,9 @@ from typing import Any
 
 from .app import app
 
-WAITING = frozenset({"run", "run-many", "resume", "stop", "status", "approve", "test"})
+WAITING = frozenset(
+    {"run", "run-many", "resume", "stop", "status", "approve", "test", "why", "queue", "logs", "attach", "cleanup"}
+)
 BACKENDS = ("asyncio", "trio")
 
 
@@ -59,6 +61,8 @@ def _answer(command: Coroutine[Any, Any, Any]) -> int:
 def _waits(words: list[str]) -> bool:
     if {"--help", "-h"} & set(_options(words)):
         return False
+    if words[0] == "list":
+        return "--running" in _options(words)  # which asks the processes that have runs
     return words[0] in WAITING or (not words[0].startswith("-") and words[0] not in app.commands)
 
 

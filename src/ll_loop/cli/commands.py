@@ -6,14 +6,11 @@ What they do is in modules that are imported when a command runs: `ll_loop.api` 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import asyncclick as click
 
 from . import options
-
-if TYPE_CHECKING:
-    from .runs import Wishes
 
 FORMATS = ("text", "json", "github", "sarif")
 SCENARIOS = ("all-pass", "all-fail", "all-error", "first-fail", "alternating")
@@ -26,6 +23,7 @@ SCENARIOS = ("all-pass", "all-fail", "all-error", "first-fail", "alternating")
 @click.argument("name")
 @click.argument("input", required=False)
 @options.start
+@options.background
 @options.display
 @options.project
 async def run(name: str, input: str | None, dry_run: bool, **given: Any) -> int:  # noqa: A002
@@ -35,9 +33,8 @@ async def run(name: str, input: str | None, dry_run: bool, **given: Any) -> int:
     """
     from . import runs
 
-    wishes = _wishes(given)
-    request = runs.request_of(name, input, **given)
-    return runs.show_plans([request], wishes) if dry_run else await runs.run([request], wishes)
+    errand, wishes = runs.asked_of_run(name, input, given)
+    return runs.show_plans(errand.requests, wishes) if dry_run else await runs.carry_out(errand, wishes)
 
 
 @click.command("run-many")
@@ -46,6 +43,7 @@ async def run(name: str, input: str | None, dry_run: bool, **given: Any) -> int:
 @options.jobs
 @options.host_slots
 @click.option("--fail-fast", is_flag=True, help="End the others when one does not end well.")
+@options.background
 @options.display
 @options.project
 async def run_many(names: tuple[str, ...], dry_run: bool, **given: Any) -> int:
@@ -55,35 +53,25 @@ async def run_many(names: tuple[str, ...], dry_run: bool, **given: Any) -> int:
     """
     from . import runs
 
-    wishes = _wishes(given, many=True, together=True)
-    given["queue"] = True
-    requests = [runs.request_of(name, None, **given) for name in runs.names_of(names, wishes)]
-    return runs.show_plans(requests, wishes) if dry_run else await runs.run(requests, wishes)
+    errand, wishes = runs.asked_of_many(names, given)
+    return runs.show_plans(errand.requests, wishes) if dry_run else await runs.carry_out(errand, wishes)
 
 
 @click.command()
 @click.argument("wanted", metavar="[RUN|LOOP|BATCH]", required=False)
+@click.option("--failed", is_flag=True, help="Start those of the batch that failed anew, as they were asked for.")
 @options.caps
 @options.budget
 @options.jobs
 @options.host_slots
+@options.background
 @options.display
 @options.project
-async def resume(wanted: str | None, max_steps: int | None, max_iterations: int | None, **given: Any) -> int:
+async def resume(**given: Any) -> int:
     """Go on with runs that were interrupted: one, or all that the last session left unfinished."""
     from . import runs
 
-    return await runs.resume(wanted, max_steps, max_iterations, _wishes(given, together=True))
-
-
-def _wishes(given: dict[str, Any], *, many: bool = False, together: bool = False) -> Wishes:
-    """Take out of the options what tells how to run and to report, and what all runs may spend `together`."""
-    from .runs import Wishes
-
-    names = ["project", "as_json", "events", "quiet", "grace", "jobs", "host_slots", "fail_fast", "attended"]
-    if together:
-        names += ["max_usd", "max_tokens", "deadline"]
-    return Wishes(**{name: given.pop(name) for name in names if name in given}, many=many)
+    return await runs.carry_out(*runs.asked_of_resume(given))
 
 
 # --- runs on the disk --------------------------------------------------------------------------------------
@@ -184,12 +172,18 @@ async def validate(
 @click.option("-c", "--category", help="Only loops of this category.")
 @click.option("--label", "labels", multiple=True, help="Only loops with this label. May be given again: any of them.")
 @click.option("-a", "--all", "everything", is_flag=True, help="Also internal loops, examples and drafts.")
+@click.option("--running", is_flag=True, help="The runs that are not over instead, as `ll-loop status` lists them.")
 @options.as_json
 @options.project
 async def list_loops(
-    builtin: bool, category: str | None, labels: tuple[str, ...], everything: bool, as_json: bool, project: Path | None
-) -> int:
+    builtin: bool, category: str | None, labels: tuple[str, ...], everything: bool, running: bool, as_json: bool,
+    project: Path | None,
+) -> int:  # fmt: skip
     """List the loops that can be run: the project's own, then the built-in ones."""
+    if running:
+        from . import past
+
+        return await past.status(None, as_json, project)
     from . import look
 
     return look.list_loops(look.Wanted(builtin, category, labels, everything), as_json, project)

@@ -94,8 +94,15 @@ display = together(
         "--grace", type=click.FloatRange(min=0), default=5.0, show_default=True, metavar="SECONDS",
         help="How long actions have to end when the run is stopped.",
     ),
-    backend,
+    click.option(
+        "--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True,
+        help="What to run on.",
+    ),
 )  # fmt: skip
+
+background = click.option(
+    "-b", "--background", is_flag=True, help="Return once the runs go on, wait in line, or were refused."
+)
 
 start = together(
     context,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 from msgspec import Struct
 
 from .. import api
-from ..api import Request, RunHandle, Session
+from ..api import Errand, Request, Resumption, RunHandle, Session
 from ..core.model import State, SubLoop
+from ..errors import UsageError
 from .asking import is_somebody_there
 from .complaints import mention
 from .forms import text_of
@@ -39,6 +40,7 @@ class Wishes(Struct, frozen=True):
     max_usd: float | None = None
     max_tokens: int | None = None
     deadline: float | None = None
+    background: bool = False
 
     @property
     def where(self) -> Path:
@@ -68,21 +70,155 @@ def names_of(patterns: Iterable[str], wishes: Wishes) -> list[str]:
     return api.expand(api.Library(wishes.where), patterns)
 
 
-async def run(requests: Sequence[Request], wishes: Wishes) -> int:
-    """Start all or none, and see them through."""
+async def carry_out(errand: Errand, wishes: Wishes) -> int:
+    """Start all or none; see them through, or leave that to a process in the background."""
+    if wishes.background:
+        return await _leave(errand, wishes)
+    session = session_of(wishes)
+    async with api.signals(session), session:
+        outlook = Outlook(session, wishes)
+        results = await outlook.watch(starter_of(errand)(session))
+    return outlook.tell(results)
+
+
+Asked = tuple[Errand, Wishes]
+"""What is to be done, and how it is to be told."""
+
+
+def asked_of_run(name: str, input: str | None, given: dict[str, Any]) -> Asked:  # noqa: A002
+    """What the options of `run` ask for."""
+    wishes, backend = _wishes(given), given.pop("backend")
+    return errand_of(wishes, [request_of(name, input, **given)], backend=backend), wishes
+
+
+def asked_of_many(names: Iterable[str], given: dict[str, Any]) -> Asked:
+    """What the options of `run-many` ask for."""
+    wishes, backend = _wishes(given, many=True, together=True), given.pop("backend")
+    given["queue"] = True
+    requests = [request_of(name, None, **given) for name in names_of(names, wishes)]
+    return errand_of(wishes, requests, backend=backend), wishes
+
+
+def asked_of_resume(given: dict[str, Any]) -> Asked:
+    """What the options of `resume` ask for."""
+    wishes, backend = _wishes(given, together=True), given.pop("backend")
+    return errand_of(wishes, resume=Resumption(**given), backend=backend), wishes
+
+
+def _wishes(given: dict[str, Any], *, many: bool = False, together: bool = False) -> Wishes:
+    """Take out of the options what tells how to run and to report, and what all runs may spend `together`."""
+    names = ["project", "as_json", "events", "quiet", "grace", "jobs", "host_slots", "fail_fast", "attended"]
+    names += ["background", *(["max_usd", "max_tokens", "deadline"] if together else [])]
+    return Wishes(**{name: given.pop(name) for name in names if name in given}, many=many)
+
+
+def errand_of(
+    wishes: Wishes, requests: Sequence[Request] = (), resume: Resumption | None = None, *, backend: str = "asyncio"
+) -> Errand:
+    """All that the options ask for, as one value."""
+    return Errand(
+        str(wishes.where.absolute()),
+        tuple(requests),
+        resume,
+        jobs=wishes.jobs,
+        grace=wishes.grace,
+        fail_fast=wishes.fail_fast,
+        attended=wishes.attended,
+        quiet=wishes.quiet,
+        many=wishes.many,
+        backend=backend,
+        host_slots=wishes.host_slots,
+        max_usd=wishes.max_usd,
+        max_tokens=wishes.max_tokens,
+        deadline=wishes.deadline,
+    )
+
+
+def wishes_of(errand: Errand) -> Wishes:
+    """How the process in the background tells of its runs, and how long they may take to end."""
+    return Wishes(
+        project=Path(errand.project),
+        quiet=errand.quiet,
+        grace=errand.grace,
+        jobs=errand.jobs,
+        fail_fast=errand.fail_fast,
+        many=errand.many,
+        attended=errand.attended,
+        host_slots=errand.host_slots,
+        max_usd=errand.max_usd,
+        max_tokens=errand.max_tokens,
+        deadline=errand.deadline,
+    )
+
+
+def session_of(wishes: Wishes) -> Session:
+    """The session for what was asked."""
+    attended = wishes.attended or is_somebody_there()
+    return api.Session(
+        wishes.where,
+        jobs=wishes.jobs,
+        grace=wishes.grace,
+        subreaper=True,
+        attended=attended,
+        host_slots=wishes.host_slots,
+        max_usd=wishes.max_usd,
+        max_tokens=wishes.max_tokens,
+        deadline=wishes.deadline,
+    )
+
+
+def starter_of(errand: Errand) -> Callable[[Session], list[RunHandle]]:
+    """What starts the runs of an errand, all or none, and says what is doubtful about them."""
 
     def start(session: Session) -> list[RunHandle]:
-        handles = api.start_all(session, requests)
-        if not wishes.quiet:
+        if errand.resume is not None:
+            return api.carry_on(session, errand.resume)
+        handles = api.start_all(session, errand.requests)
+        if not errand.quiet:
             mention(session.config.problems, "the configuration", "ll-loop config")
-            _mention_warnings(session.library, [request.name for request in requests])
+            _mention_warnings(session.library, [request.name for request in errand.requests])
             _mention_problems(handles)
-            for handle, request in zip(handles, requests, strict=True):
+            for handle, request in zip(handles, errand.requests, strict=True):
                 _mention_doubts(handle, request.texts)
                 _mention_unused_input(handle)
         return handles
 
-    return await _see_through(start, wishes)
+    return start
+
+
+async def _leave(errand: Errand, wishes: Wishes) -> int:
+    if wishes.events:
+        raise UsageError("--events shows what happens, --background does not wait", hint="use `ll-loop logs -f --json`")
+    report = await api.start_in_background(errand)
+    code = int(report["exit_code"])
+    if wishes.as_json:
+        say(text_of(report, indent=None))
+    else:
+        say(*_left_lines(report))
+        say(*_refused_lines(report), fd=STDERR)
+    return code
+
+
+def _left_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    for run in report["runs"]:
+        if run["exit_code"] is not None:
+            continue
+        how = f"goes on in the background (pid {report['pid']})"
+        if run["status"] == "queued":
+            behind = f"behind {run['waits_for']}" if run["waits_for"] else "for a slot"
+            how = f"is queued, place {run['place']}, {behind}"
+        yield f"{run['loop']} {how}: run {run['run_id']}"
+    if report.get("log"):
+        yield f"log: {report['log']}"
+
+
+def _refused_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    for run in report["runs"]:
+        if run["exit_code"] is None:
+            continue
+        yield f"Error: {run['error']}" if run["error"] else f"{run['loop']} is over already: {run['status']}"
+        if run["hint"]:
+            yield f"hint: {run['hint']}"
 
 
 def _mention_warnings(library: api.Library, names: Iterable[str]) -> None:
@@ -131,35 +267,6 @@ def _mention_unused_input(handle: RunHandle) -> None:
 def _hands_down_all(state: State) -> bool:
     """Whether a sub-loop, which may use anything, gets all values."""
     return isinstance(state.work, SubLoop) and state.work.passthrough
-
-
-async def resume(wanted: str | None, max_steps: int | None, max_iterations: int | None, wishes: Wishes) -> int:
-    """Go on with what is meant, and see it through."""
-
-    def start(session: Session) -> list[RunHandle]:
-        return api.resume(session, wanted, max_steps=max_steps, max_iterations=max_iterations)
-
-    return await _see_through(start, wishes)
-
-
-async def _see_through(start: Callable[[Session], list[RunHandle]], wishes: Wishes) -> int:
-    """Start runs, show them until they have ended, and say how they ended."""
-    attended = wishes.attended or is_somebody_there()
-    session = api.Session(
-        wishes.where,
-        jobs=wishes.jobs,
-        grace=wishes.grace,
-        subreaper=True,
-        attended=attended,
-        host_slots=wishes.host_slots,
-        max_usd=wishes.max_usd,
-        max_tokens=wishes.max_tokens,
-        deadline=wishes.deadline,
-    )
-    async with api.signals(session), session:
-        outlook = Outlook(session, wishes)
-        results = await outlook.watch(start(session))
-    return outlook.tell(results)
 
 
 def show_plans(requests: Sequence[Request], wishes: Wishes) -> int:

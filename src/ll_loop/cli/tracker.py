@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct, field
 
@@ -12,9 +12,38 @@ from . import words
 from .terminal import clean
 
 if TYPE_CHECKING:
-    from ..api import RunHandle, RunResult
+    from ..api import RunResult
+    from ..core.frame import Run
 
 Record = Mapping[str, Any]
+
+
+class LoopInfo(Protocol):
+    """What the display shows of a loop."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def max_steps(self) -> int: ...
+    @property
+    def states(self) -> Collection[str]: ...
+
+
+class Watched(Protocol):
+    """What the display needs of a run: one of this process, or one that only its journal tells of."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def loop(self) -> LoopInfo: ...
+    @property
+    def run(self) -> Run | None: ...
+    @property
+    def result(self) -> RunResult | None: ...
+    @property
+    def waits_for(self) -> str: ...
+    @property
+    def why(self) -> tuple[str, int]: ...
 
 
 class Step(Struct):
@@ -58,7 +87,7 @@ class Step(Struct):
 class Following(Struct):
     """One run as the display sees it. `failing` is the last action that failed."""
 
-    handle: RunHandle
+    handle: Watched
     since: float
     steps: list[Step] = field(default_factory=list)
     count: int = 0
@@ -146,7 +175,7 @@ Happening = Began | Waits | StepDone | Asks | Noted | Ended | Stopping
 class Tracker:
     """Turns records into happenings. `clock` gives seconds and is only compared with itself."""
 
-    def __init__(self, handles: list[RunHandle], clock: Callable[[], float]) -> None:
+    def __init__(self, handles: Sequence[Watched], clock: Callable[[], float]) -> None:
         self.clock = clock
         self.runs = {handle.run_id: Following(handle, clock()) for handle in handles}
         self._is_stopping = False

@@ -136,12 +136,22 @@ _NOTES: Mapping[str, Words] = {
     "worktree_created": lambda r: f"worktree {r['worktree']}",  # its branch is named alike
     "loop_resume": lambda r: f"goes on after step {r['iteration']}, in {r['from_state']}",
     "host_waiting": lambda r: f"waits for {r['why']}" + (f" until {r['until'][11:19]} UTC" if "until" in r else ""),
+    "run_resumed": lambda r: _doubt(r),
     "swept": lambda r: f"ended {plural(len(r['ended']), 'process')} that the last session left behind",
 }
 
 
 REPLIES = {"approve": "yes", "reject": "no"}
 """What a person said, as the verdict that is routed."""
+
+
+def _doubt(record: Mapping[str, Any]) -> str:
+    """That an action may have done its work before its run was cut off, and what is done about it."""
+    if "doubt" not in record:
+        return ""
+    deed = {"rerun": f"it runs again, attempt {record['attempt']}", "skip": "it is skipped"}
+    what = deed.get(record["policy"], "the run fails, as its on_resume says")
+    return f"the action of {record['doubt']} was cut off, nobody knows how far it came: {what}"
 
 
 def _resolved(record: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ events that are there tell how far the dead run got.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct, field
@@ -73,6 +73,25 @@ class Replayed(Struct):
 def replay(loop: Loop, records: Iterable[Mapping[str, Any]], load: Load) -> Replayed:
     """Rebuild the run of `loop` from its journal's records, in their order."""
     state = Replayed()
+    for _ in _fold(state, loop, records, load):
+        pass
+    return state
+
+
+class Step(Struct, frozen=True):
+    """One input of a journal and what the machine made of it."""
+
+    record: Mapping[str, Any]
+    before: Run | None
+    decision: Decision
+
+
+def steps(loop: Loop, records: Iterable[Mapping[str, Any]], load: Load) -> Iterator[Step]:
+    """Go through a journal again, input by input. ReplayError where the loop would have gone another way."""
+    return _fold(Replayed(), loop, records, load)
+
+
+def _fold(state: Replayed, loop: Loop, records: Iterable[Mapping[str, Any]], load: Load) -> Iterator[Step]:
     for record in records:
         name = record["event"]
         if name == "run_created":
@@ -84,14 +103,14 @@ def replay(loop: Loop, records: Iterable[Mapping[str, Any]], load: Load) -> Repl
                 raise ReplayError(
                     f"the journal lacks the event {state.missing[0].name!r} before record {record.get('seq')}"
                 )
-            decision = _apply(loop, state, record, load)
+            before, decision = state.run, _apply(loop, state, record, load)
             if name in ("run_started", "run_resumed"):
                 state.raised = {}
             state.run, state.missing = decision.run, list(decision.events)
             state.at = record.get("at", state.at)
+            yield Step(record, before, decision)
         elif name not in STREAM:
             _take(state, record)
-    return state
 
 
 def _take(state: Replayed, record: Mapping[str, Any]) -> None:

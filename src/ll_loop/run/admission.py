@@ -104,13 +104,15 @@ class Admission:
             await handle.ticket.wait()
         deadline = math.inf
         while True:
+            handle.note_slot(waits=not self._slots.has(handle))
             await self._slots.wait(handle)
+            handle.note_slot(waits=False)
             foreign = await self._claim(handle)
             if foreign is None:
-                handle.waits_for = ""
+                handle.waits_for, handle.foreign = "", None
                 return
             self._slots.give_back(handle)
-            handle.note_waiting(str(foreign))
+            handle.note_waiting(str(foreign), foreign)
             if handle.request.queue_timeout is None:
                 deadline = min(deadline, anyio.current_time() + self._patience)
             left = deadline - anyio.current_time()
@@ -180,6 +182,11 @@ class _Slots:
         if handle not in self._held:
             self._waiting.setdefault(handle, anyio.Event())
             self._hand_out()
+
+    def has(self, handle: RunHandle) -> bool:
+        """Ask, and tell whether there is one at once."""
+        self.ask(handle)
+        return handle in self._held
 
     async def wait(self, handle: RunHandle) -> None:
         """Ask, and return when there is a slot. What was asked for is given back by `give_back` alone."""

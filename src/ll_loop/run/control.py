@@ -2,6 +2,8 @@
 
     {"stop": "<run id>", "grace": 2}    ends that run alone; answers with its result once it has ended
     {"status": true}                    answers with where every run is
+    {"why": "<run id>"}                 answers with what that run waits for (`ll_loop.run.why`)
+    {"watch": "<run id>"}               answers with a line whenever its journal has grown, until the run has ended
     {"approve": "<run id>", "answer": "yes"}
                                         answers that run's question to a person, with `text` for a reason or an edit
 
@@ -18,30 +20,34 @@ import secrets
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import anyio
 import anyio.abc
 
-from ..core.effects import RATE_LIMIT, Sleep
 from ..core.endings import exit_code_of
 from ..core.model import Ending
 from ..errors import LoopError, RefusedError, UsageError
-from . import procs, recovery
+from ..files.library import Library
+from . import procs, recovery, why
 from .desk import reply_of
 from .handle import RunHandle
+from .journal import NAME, Record, Tail
 from .recovery import StoredRun
 from .request import RunResult
 
+T = TypeVar("T")
 LONGEST_REQUEST = 64 * 1024
 LONGEST_ANSWER = 64 * 1024 * 1024
 PATIENCE = 5.0
 """Seconds that a peer has for saying what it wants, and that we wait for a snapshot."""
 LAST_WORDS = 1.0
 """Seconds for answers under way when the session ends."""
+POLL = 0.2
+"""Seconds between two looks at the journal of a process that cannot be reached."""
 _BACKLOG = 16
 _SETTLE = 0.02
 _BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
@@ -114,25 +120,56 @@ class Control:
                 with self._hears(PATIENCE):
                     line = await _line(stream, LONGEST_REQUEST)
                 if line:
-                    await stream.send(_encoded(await self._answer(line)))
+                    await self._reply(stream, line)
 
-    async def _answer(self, line: bytes) -> Mapping[str, Any]:
+    async def _reply(self, stream: anyio.abc.ByteSendStream, line: bytes) -> None:
         try:
             request = json.loads(line)
         except ValueError:
-            return {"error": "not JSON"}
+            request = None
+        match request:
+            case {"watch": str(run_id)}:
+                await self._watch(stream, run_id)
+            case _:
+                await stream.send(_encoded(await self._answer(request)))
+
+    async def _watch(self, stream: anyio.abc.ByteSendStream, run_id: str) -> None:
+        """Say that there is more to read, once for all that came since it was said before."""
+        handle = self._handle(run_id)
+        if handle is None:
+            return
+        changes = handle.changes()
+        try:
+            await stream.send(_encoded({"watching": run_id}))
+            async for _ in changes:
+                await stream.send(_encoded({"grown": run_id}))
+        finally:
+            handle.forget(changes)
+
+    async def _answer(self, request: object) -> Mapping[str, Any]:
+        more = request if isinstance(request, dict) else {}
         match request:
             case {"stop": str(run_id)}:
-                return await self._stop(run_id, request.get("grace"))
+                return await self._stop(run_id, more.get("grace"))
             case {"approve": str(run_id), "answer": str(word)}:
-                return await self._approve(run_id, word, request.get("text", ""))
+                return await self._approve(run_id, word, more.get("text", ""))
             case {"status": True}:
-                return {"runs": [_entry(handle) for handle in self._runs]}
+                return {"runs": [why.entry_of(handle) for handle in self._runs]}
+            case {"why": str(run_id)}:
+                return self._why(run_id)
+            case None:
+                return {"error": "not JSON"}
             case _:
                 return {"error": "not a request"}
 
     def _handle(self, run_id: str) -> RunHandle | None:
         return next((one for one in reversed(self._runs) if one.run_id == run_id), None)
+
+    def _why(self, run_id: str) -> Mapping[str, Any]:
+        handle = self._handle(run_id)
+        if handle is None:
+            return {"error": f"no such run here: {run_id}"}
+        return {"why": why.facts(handle, self._runs)}
 
     async def _approve(self, run_id: str, word: str, text: object) -> Mapping[str, Any]:
         handle = self._handle(run_id)
@@ -153,27 +190,6 @@ class Control:
             return {"error": f"a grace is a number of seconds, not {grace!r}"}
         handle.cancel("user_stopped", grace=None if grace is None else float(grace))
         return {"result": (await handle.wait()).to_json()}
-
-
-def _entry(handle: RunHandle) -> dict[str, Any]:
-    root = handle.run.root if handle.run is not None else None
-    return {
-        "run_id": handle.run_id,
-        "loop": handle.loop.name,
-        "status": handle.status,
-        "state": root.state if root else "",
-        "step": root.iteration if root else 0,
-        "waits_for": handle.waits_for or _rests(handle),
-        "question": handle.question,
-        "since": handle.since,
-        "pid": os.getpid(),
-    }
-
-
-def _rests(handle: RunHandle) -> str:
-    """The rate limit that the run itself waits out."""
-    waiting = handle.run.waiting if handle.run is not None and handle.result is None else None
-    return "its rate limit" if isinstance(waiting, Sleep) and waiting.why == RATE_LIMIT else ""
 
 
 def _bind() -> tuple[socket.socket, str]:
@@ -206,16 +222,44 @@ def _private_folder() -> Path:
 
 def _clear_away(folder: Path) -> None:
     """Remove the sockets of killed processes: nobody else ever would."""
+    for path in _dead_sockets(folder):
+        with suppress(OSError):
+            path.unlink()
+
+
+def _dead_sockets(folder: Path) -> Iterator[Path]:
     for path in folder.glob("*-*.sock"):
         pid = path.name.partition("-")[0]
         row = procs.read_row(int(pid)) if pid.isdecimal() else None
-        if row is None or row.zombie:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, suppress(OSError):
-                probe.setblocking(False)
-                try:
-                    probe.connect(str(path))  # a process of another container may listen
-                except ConnectionRefusedError:
-                    path.unlink()
+        if (row is None or row.zombie) and not _answers(path):
+            yield path
+
+
+def _answers(path: Path) -> bool:
+    """Whether anybody listens: it may be a process of another container."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def stale_sockets(made: Callable[[Path, bool], T], *, act: bool) -> list[T]:
+    """What `made` makes of each socket of a killed process, told whether it is gone now: only if `act`."""
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    found: list[T] = []
+    for folder in [base / f"ll-loop-{os.getuid()}", *base.glob("ll-loop-????????")]:
+        if not folder.is_dir() or folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            continue
+        for path in list(_dead_sockets(folder)):
+            if act:
+                _unlink(str(path))
+            found.append(made(path, act and not path.exists()))
+    return found
 
 
 def _unlink(path: str) -> None:
@@ -294,6 +338,79 @@ async def _entries(chosen: Sequence[StoredRun]) -> list[dict[str, Any]]:
         for path in {run.socket for run in chosen if run.is_alive and run.socket}:
             tasks.start_soon(hear, path)
     return [told.get(run.run_id) or _stored_entry(run) for run in chosen]
+
+
+async def explain(runs: Path, wanted: str, library: Library) -> dict[str, Any]:
+    """What the run that `wanted` means waits for: see `ll_loop.api.why`."""
+    run = recovery.find_run(runs, wanted)
+    answer = None
+    if run.is_alive and run.socket:
+        with anyio.move_on_after(PATIENCE):
+            answer = await ask(run.socket, {"why": run.run_id})
+        run = recovery.open_run(runs, run.run_id)  # it may have moved on, or ended, since
+    return why.explained(run, None if answer is None else answer.get("why"), library)
+
+
+class Follower:
+    """The records of a run from its first, in batches: what is there, then more whenever its journal grows.
+
+    An async iterator, to be used as an async context manager. Ends when the run is over or dead; it may be queued, or
+    be taken up by another process meanwhile. The journal is what is read, the live process only says when: so nothing
+    is missed and nothing comes twice. Raises NotFoundError, StorageError.
+    """
+
+    def __init__(self, runs: Path, wanted: str) -> None:
+        self._run = recovery.find_run(runs, wanted)
+        self._tail = Tail(self._run.folder / NAME)
+        self._stream: anyio.abc.SocketStream | None = None
+        self._began = False
+        self._ended = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._disconnect()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Sequence[Record]:
+        if self._ended:
+            raise StopAsyncIteration
+        if self._began:
+            await self._growth()
+        if self._stream is None:
+            self._began = True
+            await self._watch()
+        return self._tail.more()  # after the watch began: from here on every growth is told
+
+    async def _growth(self) -> None:
+        """Return when there may be more to read; without a stream if nothing tells of it any more."""
+        if self._stream is None:
+            await anyio.sleep(POLL)
+            return
+        try:
+            await self._stream.receive()
+        except _BROKEN:
+            await self._disconnect()
+
+    async def _watch(self) -> None:
+        self._run = StoredRun(self._run.folder)
+        self._ended = not self._run.is_alive
+        if self._ended or not self._run.socket:
+            return
+        with suppress(*_BROKEN):
+            self._stream = await anyio.connect_unix(self._run.socket)
+            await self._stream.send(_encoded({"watch": self._run.run_id}))
+            await self._stream.receive()
+            return
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            await anyio.aclose_forcefully(stream)
 
 
 async def approve(runs: Path, wanted: str, answer: str, text: str = "") -> dict[str, Any]:
@@ -421,6 +538,8 @@ def _stored_entry(run: StoredRun) -> dict[str, Any]:
         "state": run.state,
         "step": run.step,
         "waits_for": "",
+        "waiting_since": "",
+        "place": 0,
         "question": None,
         "since": run.created["ts"],
         "pid": run.owner.pid if run.is_alive else 0,

@@ -19,6 +19,7 @@ from .desk import Desk, reply_of
 from .engine import Engine
 from .journal import Journal, now
 from .locks import Ticket
+from .mirror import Foreign
 from .process import Grace
 from .recovery import StoredRun
 from .request import Request, RunResult
@@ -42,6 +43,10 @@ class RunHandle:
         self.ticket: Ticket | None = None
         self.paths: tuple[str, ...] = ()
         self.waits_for: str = ""
+        self.foreign: Foreign | None = None
+        self.waits_for_slot = False
+        self.waiting_since = ""
+        self.ending_since = ""
         self.result: RunResult | None = None
         self.worktree: WorktreeRecord | None = None
         self.kept: Kept | None = None
@@ -60,6 +65,7 @@ class RunHandle:
         self._bus = bus
         self._readers: list[Reader] = []
         self._done = anyio.Event()
+        self._settled = anyio.Event()
         self._scope = anyio.CancelScope()
         self._why: tuple[TerminatedBy, int] = ("interrupted", 0)
 
@@ -84,6 +90,33 @@ class RunHandle:
         await self._done.wait()
         assert self.result is not None
         return self.result
+
+    async def settled(self) -> None:
+        """Return once it is known whether the run goes on at once, has to wait, or was refused."""
+        await self._settled.wait()
+
+    @property
+    def place(self) -> int:
+        """How many runs are before it in the line for what it waits for; 0 when it waits for none."""
+        if self.run is not None or self.result is not None:
+            return 0
+        earlier = self.ticket.position if self.ticket is not None else 0
+        return earlier or int(bool(self.waits_for))
+
+    def changes(self) -> Reader:
+        """A reader that tells, without saying what, that this run's journal has grown; it ends with the run."""
+        reader = self._bus.subscribe([], size=1, run_id=self.run_id)
+        if self.result is not None:
+            reader.close()
+        else:
+            self._readers.append(reader)
+        return reader
+
+    def forget(self, reader: Reader) -> None:
+        """Close a reader of this run before the run has ended."""
+        if reader in self._readers:
+            self._readers.remove(reader)
+        reader.close()
 
     def events(self) -> Reader:
         """This run's records from now on (a snapshot first), as an async iterator that ends with the run."""
@@ -124,8 +157,7 @@ class RunHandle:
                 if record["alert_id"] == question["id"] and record["verdict"] == reply.verdict:
                     return
         finally:
-            self._readers.remove(reader)
-            reader.close()
+            self.forget(reader)
         raise RefusedError(f"run {self.run_id} ended before it took the answer")
 
     def cancel(self, by: TerminatedBy = "interrupted", signal: int = 0, *, grace: float | None = None) -> None:
@@ -139,6 +171,7 @@ class RunHandle:
                 self.grace.cut()
         if self.result is None and not self._scope.cancel_called:
             self._why = (by, signal)
+            self.ending_since = now()
             self._scope.cancel()
 
     # What follows is for the session.
@@ -151,13 +184,27 @@ class RunHandle:
     def why(self) -> tuple[TerminatedBy, int]:
         return self._why
 
-    def note_waiting(self, holder: str) -> None:
-        """Say, once, whom the run waits for."""
+    def note_waiting(self, holder: str, foreign: Foreign | None = None) -> None:
+        """Say, once, whom the run waits for; `foreign` is the lock of another process, if it is one."""
+        self.foreign = foreign
         if self.waits_for != holder:
             self.waits_for = holder
+            self.waiting_since = self.waiting_since or now()
             self.journal.append("scope_waiting", {"holder": holder})
             self.journal.flush()
             self.journal.close()  # a thousand waiting runs must not hold a thousand files
+            self.settle()
+
+    def note_slot(self, *, waits: bool) -> None:
+        """Say whether the run waits because as many run already as may."""
+        self.waits_for_slot = waits
+        if waits:
+            self.waiting_since = self.waiting_since or now()
+            self.settle()
+
+    def settle(self) -> None:
+        """It is known now whether the run goes on, waits or was refused."""
+        self._settled.set()
 
     def note_host_waiting(self, why: str, until: float) -> None:
         """Say what a call of a host waits for; empty when it goes on."""
@@ -172,6 +219,7 @@ class RunHandle:
     def finish(self, result: RunResult) -> None:
         """Make the result known; readers of this run end."""
         self.result = result
+        self.settle()
         self._done.set()
         for reader in self._readers:
             reader.close()

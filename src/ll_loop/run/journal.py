@@ -16,7 +16,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -366,6 +366,24 @@ def decode(line: bytes) -> Record | None:
         return None
     record: Record = json.loads(body + b"}")
     return record
+
+
+class Tail:
+    """A journal that may still grow, read once from its first record on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.end = 0
+
+    def more(self) -> Sequence[Record]:
+        """The records that came since the last call. A half-written last line is left for the next one.
+
+        StorageError if a record is damaged, or the file is gone.
+        """
+        data = _bytes_of(self.path, self.end, None)
+        whole = data[: data.rfind(b"\n") + 1]
+        self.end += len(whole)
+        return _parsed(self.path, whole).records
 
 
 class Ends:

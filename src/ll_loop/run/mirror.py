@@ -192,6 +192,19 @@ class Mirror:
         """Every lock that counts at this moment, our own included, by file name. Changes nothing."""
         return [lock for lock in _locks_in(self._dir, ()) if not _why_void(lock)]
 
+    def void_locks(self) -> list[tuple[Foreign, str]]:
+        """Every lock that does not count any more, and why. Changes nothing."""
+        return [(lock, reason) for lock in _locks_in(self._dir, ()) if (reason := _why_void(lock))]
+
+    def clear(self, lock: Foreign) -> bool:
+        """Clear a lock away that still does not count; False if it counts by now, or the gate is shut."""
+        try:
+            with _gate(self._dir):
+                again = _read(lock.file)
+                return again is None or (again.stamp == lock.stamp and _clear_away(again) is not None)
+        except BlockingIOError:
+            return False
+
     async def _through_gate(self, wish: _Wish) -> Foreign | None:
         deadline = anyio.current_time() + self._patience
         pauses = iter(_PAUSES)

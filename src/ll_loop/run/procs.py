@@ -194,6 +194,11 @@ def session_of(pid: int) -> int | None:
     return row.session if row else None
 
 
+def name_of(identity: Identity) -> str:
+    """The name of the program that a process runs; empty once it has ended."""
+    return _name_of(identity.pid) if is_alive(identity) else ""
+
+
 def carries(identity: Identity, marker: str) -> bool:
     """Whether the environment that `identity` was started with holds `marker` (`NAME=value`).
 

@@ -8,20 +8,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from ..core.machine import CAPS, RESUMABLE
 from ..core.model import Loop
-from ..core.replay import Replayed, ReplayError, replay
+from ..core.replay import Load, Replayed, ReplayError, replay
 from ..core.tally import Tally, tally_from_json
 from ..errors import LoopError, NotFoundError, RefusedError
 from ..files.library import Library
 from . import journal, procs
 from .journal import Ends, JournalText, Record
 from .procs import Identity
-from .request import age_key
+from .request import Request, age_key
 
 LATEST = "latest"
 IN_USE = ("worktree_created", "worktree_leaving")
 """What was last written about a worktree of which nobody knows what became."""
+FAILED = frozenset({"failed", "timed_out"})
+"""Statuses of runs that ended for good without success."""
 
 
 class StoredRun:
@@ -300,6 +304,27 @@ def resumable_runs(runs: Path, wanted: str | None, *, raised: Collection[str] = 
     return [find_run(runs, wanted)]
 
 
+def failed_requests(
+    runs: Path, wanted: str | None, max_steps: int | None = None, max_iterations: int | None = None
+) -> list[Request]:
+    """What was asked for in the runs of a batch that ended for good without success, in its order.
+
+    `wanted` is a batch, or what `find_run` takes; without it, the last batch. Caps replace those asked for then.
+    NotFoundError if none failed.
+    """
+    stored = list(stored_runs(runs, run_ids(runs)))
+    batch = (stored[-1].batch if stored else "") if wanted in (None, LATEST) else wanted
+    chosen = [run for run in stored if run.batch == batch] or ([find_run(runs, wanted)] if wanted else [])
+    failed = [run for run in chosen if run.is_over and run.status in FAILED and not run.is_resumable]
+    if not failed:
+        raise NotFoundError("no run of that batch failed" if chosen else "there are no runs yet")
+    caps = {"max_steps": max_steps, "max_iterations": max_iterations}
+    given = {name: cap for name, cap in caps.items() if cap is not None}
+    ordered = sorted(failed, key=lambda run: (run.created["index"], run.run_id))
+    asked = [Request.from_json({**run.created["request"], "name": run.created["path"]}) for run in ordered]
+    return [replace(request, **given) for request in asked]
+
+
 def _last_unfinished(runs: Path, raised: Collection[str]) -> list[StoredRun]:
     found: list[StoredRun] = []
     for run in stored_runs(runs, reversed(run_ids(runs))):
@@ -363,8 +388,13 @@ def rebuild(run: StoredRun, library: Library) -> tuple[Loop, Replayed]:
     if completed is not None and not run.is_resumable:
         message = f"run {run.run_id} has ended ({completed['terminated_by']}); there is nothing to resume"
         raise RefusedError(message, hint=f"to start anew: `ll-loop run {run.loop}`")
-    loop = _same_loop(library, run.created, run)
-    return loop, replay(loop, run.text.records, lambda document: _same_loop(library, document, run))
+    loop, load = loaded(run, library)
+    return loop, replay(loop, run.text.records, load)
+
+
+def loaded(run: StoredRun, library: Library) -> tuple[Loop, Load]:
+    """The loop of a run, and what loads its sub-loops for a replay. ReplayError if its file was changed."""
+    return _same_loop(library, run.created, run), lambda document: _same_loop(library, document, run)
 
 
 def refuse_at_cap(stored: StoredRun, replayed: Replayed, raised: Mapping[str, Any]) -> None:

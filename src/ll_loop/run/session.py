@@ -23,7 +23,9 @@ from msgspec.structs import asdict
 
 from ..core import machine
 from ..core.context import Namespaces
+from ..core.effects import RunAction
 from ..core.endings import exit_code_of, status_of
+from ..core.frame import Run
 from ..core.model import Budget, Ending, Loop, TerminatedBy
 from ..core.template import TemplateError, render
 from ..errors import CannotCreateError, LoopError, NotFoundError, RefusedError, UsageError
@@ -134,6 +136,11 @@ class Session:
     def _circuit(self) -> Circuit | None:
         limits = self.config.commands.rate_limits
         return Circuit(self.project / limits.circuit_breaker_path) if limits.circuit_breaker_enabled else None
+
+    @property
+    def worktrees(self) -> Worktrees:
+        """The worktrees of the project's runs."""
+        return self._worktrees
 
     def _make_worktrees(self) -> Worktrees:
         base, copied = self.config.automation.worktree_base, self.config.parallel.worktree_copy_files
@@ -528,6 +535,7 @@ class Session:
             traffic=self._traffic,
             tell=handle.note_host_waiting,
         )
+        handle.settle()
         changed = partial(self._saver.mark, handle)
         handle.engine = engine = Engine(handle.journal, self._committer, performer, Clock(spent), self._random, changed)
         try:
@@ -559,7 +567,8 @@ class Session:
         at = max(replayed.at, replayed.run.at)
         # What was announced but never started is no attempt: there is nothing to skip and nothing that failed.
         started = replayed.started and handle.stored is not None and handle.stored.may_have_begun
-        journal.append("run_resumed", {"at": at, "started": started, "script": script, **handle.raised}, ts=ts)
+        resumed = {"at": at, "started": started, "script": script, **handle.raised, **_doubt(replayed.run, started)}
+        journal.append("run_resumed", resumed, ts=ts)
         return machine.resume(replayed.run, at, ts, started=started, **handle.raised), ts
 
     def _named_env(self, loop: Loop) -> Mapping[str, str]:
@@ -632,6 +641,13 @@ def _left(outcome: Outcome | None) -> dict[str, Any]:
     """What became of a worktree, as `worktree_finished` tells it."""
     kept = outcome if isinstance(outcome, Kept) else None
     return {"kept": kept is not None, **kept_to_json(kept)}
+
+
+def _doubt(run: Run, started: bool) -> dict[str, Any]:
+    """The state whose action may have done its work, though nobody saw it end, and what is done about that."""
+    if not started or not isinstance(run.waiting, RunAction):
+        return {}
+    return {"doubt": run.top.state, "policy": run.top.current.on_resume, "attempt": run.top.attempt + 1}
 
 
 def _origin(loop: Loop, cwd: Path) -> dict[str, Any]:

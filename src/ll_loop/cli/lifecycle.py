@@ -1,0 +1,136 @@
+"""The commands about runs that are under way or over, as the command line knows them: names, options, help."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncclick as click
+
+from . import options
+
+wanted = click.argument("wanted", metavar="RUN|LOOP")
+
+
+@click.command()
+@wanted
+@options.as_json
+@options.project
+async def why(wanted: str, as_json: bool, project: Path | None) -> int:
+    """Say what a run waits for, who holds it, and since when; of a dead one, what `resume` would do."""
+    from . import waiting
+
+    return await waiting.why(wanted, as_json, project)
+
+
+@click.command()
+@options.as_json
+@options.project
+async def queue(as_json: bool, project: Path | None) -> int:
+    """List the runs that wait for their turn, in whichever process: their place, for whom, how long."""
+    from . import waiting
+
+    return await waiting.queue(as_json, project)
+
+
+@click.command()
+@wanted
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until the run has ended.")
+@click.option(
+    "-n", "--tail", type=click.IntRange(min=0), default=0, metavar="N", help="Begin with the last N lines; 0 means all."
+)
+@options.as_json
+@options.project
+async def logs(wanted: str, follow: bool, tail: int, as_json: bool, project: Path | None) -> int:
+    """Print what happened in a run, with what its actions printed; with --json as JSON lines."""
+    from . import following
+
+    return await following.logs(wanted, follow, tail, as_json, project)
+
+
+class Age(click.ParamType[timedelta]):
+    """`30d`, `12h`, `45m` or `90s`."""
+
+    name = "AGE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        number, unit = str(value)[:-1], UNITS.get(str(value)[-1:])
+        if unit is None or not number.isascii() or not number.isdigit() or int(number) > LONGEST_AGE:
+            self.fail(f"{value!r} is no age such as 30d, 12h, 45m or 90s", param, ctx)
+        return timedelta(**{unit: int(number)})
+
+
+UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+LONGEST_AGE = 10**6
+yes = click.option("--yes", "act", is_flag=True, help="Do it; otherwise only say what would be done.")
+
+
+@click.command()
+@yes
+@click.option(
+    "--grace", type=click.FloatRange(min=0), default=5.0, show_default=True, metavar="SECONDS",
+    help="How long processes have to end.",
+)  # fmt: skip
+@options.as_json
+@options.project
+async def cleanup(act: bool, grace: float, as_json: bool, project: Path | None) -> int:
+    """Find what killed processes left behind, and with --yes remove it. Living runs are never touched."""
+    from . import upkeep
+
+    return await upkeep.cleanup(act, grace, as_json, project)
+
+
+@click.command()
+@click.option("--keep", type=click.IntRange(min=0), metavar="N", help="The newest N runs of each loop stay.")
+@click.option("--older-than", type=Age(), metavar="AGE", help="Runs begun later than that stay: 30d, 12h, 45m.")
+@click.option("--unfinished", is_flag=True, help="Also runs that could still be resumed.")
+@yes
+@options.as_json
+@options.project
+async def prune(act: bool, as_json: bool, project: Path | None, **rule: Any) -> int:
+    """Move old runs to .loops/archive: those that every rule given lets go. Without --yes only say which."""
+    from . import upkeep
+
+    return upkeep.prune(rule, act, as_json, project)
+
+
+@click.command()
+@wanted
+@options.as_json
+@options.project
+async def replay(wanted: str, as_json: bool, project: Path | None) -> int:
+    """Go through a run again, step by step from its journal: what came, what followed. Nothing is run.
+
+    With --json: one JSON object a line.
+    """
+    from . import rewinding
+
+    return rewinding.replay(wanted, as_json, project)
+
+
+@click.command()
+@wanted
+@click.option("--at", type=click.IntRange(min=1), required=True, metavar="SEQ", help="The last record to take along.")
+@options.as_json
+@options.project
+async def fork(wanted: str, at: int, as_json: bool, project: Path | None) -> int:
+    """Make a new run that begins where RUN was at a record of its journal; `ll-loop resume` goes on with it.
+
+    `ll-loop replay` shows the numbers of the records.
+    """
+    from . import rewinding
+
+    return rewinding.fork(wanted, at, as_json, project)
+
+
+@click.command()
+@wanted
+@options.project
+async def attach(wanted: str, project: Path | None) -> int:
+    """Show a run of another process live. Ctrl-C detaches and leaves the run alone."""
+    from . import following
+
+    return await following.attach(wanted, project)
