@@ -171,13 +171,30 @@ async def test_prompts_run_beside_each_other(project: Project) -> None:
     assert [result.status for result in results] == ["completed"] * 3
 
 
+RATE = "max_rate_limit_retries: 3\nrate_limit_backoff_base_seconds: 600\n"
+
+
+def limited(seconds: float) -> str:
+    limit = {"status": "rejected", "resetsAt": time.time() + seconds}
+    return json.dumps({"type": "rate_limit_event", "rate_limit_info": limit})
+
+
 async def test_a_told_wait_takes_the_place_of_the_ladder(project: Project) -> None:
-    more = "max_rate_limit_retries: 3\nrate_limit_backoff_base_seconds: 600\nrate_limit_max_wait_seconds: 1\n"
-    more += "on_rate_limit_exhausted: done\non_yes: bad\non_no: bad\non_error: bad\n"
-    limit = {"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": time.time() + 2}}
-    write(project, prompt(f"raw {json.dumps(limit)}", "result error=slow down status=429", more=more))
+    end = '{"type":"result","is_error":true,"result":"slow down","api_error_status":429}'
+    agent = f"#!/bin/bash\ntest -e again && echo fine && exit\ntouch again\necho '{limited(2)}'\necho '{end}'\n"
+    (project.folder / "agent").write_text(agent)
+    (project.folder / "agent").chmod(0o755)
+    host = f"host: {{command: [{project.folder / 'agent'}]}}\n"
+    write(project, prompt("", more=f"{host}{RATE}on_rate_limit_exhausted: bad\nnext: done\non_error: bad\n"))
     result, records = await run(project)
     assert result.final_state == "done"
-    assert only(records, "rate_limit_exhausted")[0]["total_wait_seconds"] == 1
+    assert len(only(records, "action_start")) == 2
+
+
+async def test_who_may_not_wait_so_long_gives_up_at_once_and_tells_others(project: Project) -> None:
+    more = f"{RATE}rate_limit_max_wait_seconds: 60\non_rate_limit_exhausted: done\nnext: bad\n"
+    write(project, prompt(f"raw {limited(3600)}", "result error=slow down status=429", more=more))
+    result, records = await run(project)
+    assert result.final_state == "done"
+    assert only(records, "rate_limit_exhausted")[0]["total_wait_seconds"] == 0
     assert (project.loops / "tmp" / "rate-limit-circuit.json").exists()
-    assert only(records, "host_waiting")

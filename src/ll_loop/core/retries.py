@@ -63,10 +63,10 @@ def _wait_out(move: Move, state: State, done: ActionDone) -> Wait | str | None:
     policy = state.rate_limit or RateLimit()
     record = move.frame.rates.get(state.name, RateRecord())
     told = done.reply.wait(_epoch(move.ts)) if done.reply is not None else None
-    if told and record.waited < policy.max_wait:
-        wait = min(told + move.chance * JITTER, policy.max_wait - record.waited)
+    if told and record.waited + told <= policy.max_wait:
+        wait = told + move.chance * JITTER
         record = RateRecord(record.short, record.long + 1, record.waited, wait, wait)
-    elif told:
+    elif told:  # to wait any part of that would be of no use
         return _give_up(move, state, policy, record)
     elif record.short < policy.retries:
         wait = policy.base * 2**record.short + move.chance * policy.base
