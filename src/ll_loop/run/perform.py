@@ -49,7 +49,7 @@ from ..core.effects import (
 )
 from ..core.failures import MARKERS, marked_lines
 from ..core.variables import PREFIXES
-from ..errors import StorageError
+from ..errors import CannotCreateError, StorageError
 from ..files.library import Library
 from ..files.settings import Orchestration
 from . import exports, files, prepatch, testfiles
@@ -340,7 +340,7 @@ def _opened(log: Path) -> int:
     try:
         return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StorageError(f"cannot create {log}: {error.strerror}") from error
+        raise CannotCreateError(f"cannot create {log}: {error.strerror}") from error
 
 
 def _write_all(fd: int, data: bytes) -> None:
