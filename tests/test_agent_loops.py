@@ -1,0 +1,186 @@
+"""The built-in agent loops on real files: a `claude` on PATH that plays scripts takes the turns, and judges."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from ll_loop.api import RunResult, Session
+
+CLAUDE = r"""#!{python} -IS
+import json, pathlib, subprocess, sys
+here = pathlib.Path(__file__).parent
+kind = "opinion" if "--json-schema" in sys.argv else "turn"
+prompt = sys.stdin.read()
+number = len(list(here.glob(kind + "-*.prompt"))) + 1
+(here / f"{{kind}}-{{number}}.prompt").write_text(prompt)
+scripts = sorted(here.glob(kind + "-*.script"))
+script = scripts[min(number, len(scripts)) - 1].read_text()
+done = subprocess.run(["bash", "-c", script], text=True, stdout=subprocess.PIPE)
+def say(**line):
+    print(json.dumps(line), flush=True)
+say(type="system", subtype="init", session_id="s", model="m")
+say(type="assistant", message={{"model": "m", "content": [{{"type": "text", "text": done.stdout}}]}})
+end = {{"structured_output": json.loads(done.stdout)}} if kind == "opinion" else {{}}
+say(type="result", subtype="success", is_error=done.returncode != 0, result=done.stdout,
+    usage={{"input_tokens": 5, "output_tokens": 3}}, **end)
+"""
+
+
+class Claude:
+    """The agent: its turns are scripts of bash, run in the project, whose output it says. The last one is repeated."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        (folder / "claude").write_text(CLAUDE.format(python=sys.executable))
+        (folder / "claude").chmod(0o755)
+        self.env = {**os.environ, "LL_HOST_CLI": "claude-code", "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+
+    def turns(self, *scripts: str) -> None:
+        self._write("turn", scripts)
+
+    def opinions(self, *verdicts: str) -> None:
+        answers = [{"verdict": one, "confidence": 0.9, "reason": "r", "evidence": "e"} for one in verdicts]
+        self._write("opinion", tuple(f"echo {shlex.quote(json.dumps(answer))}" for answer in answers))
+
+    def _write(self, kind: str, scripts: tuple[str, ...]) -> None:
+        for number, script in enumerate(scripts, 1):
+            (self.folder / f"{kind}-{number}.script").write_text(script)
+
+    def prompts(self, kind: str = "turn") -> list[str]:
+        return [path.read_text() for path in sorted(self.folder.glob(f"{kind}-*.prompt"))]
+
+
+@pytest.fixture
+def claude(tmp_path: Path) -> Claude:
+    return Claude(tmp_path / "bin")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A repository with an awkward name."""
+    folder = tmp_path / "it's a project"
+    folder.mkdir()
+    git(folder, "init", "--quiet", "-b", "main")
+    return folder
+
+
+def git(where: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=where, text=True, capture_output=True, check=True).stdout.strip()
+
+
+def run(project: Path, claude: Claude, loop: str, **context: Any) -> tuple[RunResult, Path]:
+    """Run a loop; its result and the folder of the files that it made."""
+
+    async def whole() -> RunResult:
+        async with Session(project, grace=2, env=claude.env) as session:
+            with anyio.fail_after(30):
+                return await session.start(loop, context=context).wait()
+
+    result = anyio.run(whole)
+    return result, Path(result.run_dir)
+
+
+def printed(result: RunResult) -> str:
+    return (Path(result.run_dir).parent / "output.log").read_text()
+
+
+# --- fix-until-clean -------------------------------------------------------------------------------------
+
+
+def test_findings_are_fixed_until_the_check_passes(project: Path, claude: Claude) -> None:
+    (project / "code").write_text("TODO one\nTODO two\nfine\n")
+    claude.turns("sed -i '1s/TODO //' code", "sed -i 's/TODO //' code")
+    result, _ = run(project, claude, "fix-until-clean", check="! grep -n 'TODO' code", guidance="Mind $(the) gap")
+    assert (result.final_state, result.exit_code) == ("clean", 0), printed(result)
+    assert (project / "code").read_text() == "one\ntwo\nfine\n"
+    first, second = claude.prompts()
+    assert "1:TODO one\n2:TODO two\n" in first
+    assert "2:TODO two\n" in second
+    assert "1:TODO" not in second
+    assert "Mind $(the) gap" in first
+
+
+def test_an_agent_that_changes_nothing_stalls_whatever_it_says(project: Path, claude: Claude) -> None:
+    claude.turns("echo All fixed, the check passes.")
+    result, _ = run(project, claude, "fix-until-clean", check="exit 3")
+    assert (result.final_state, result.exit_code) == ("stalled", 2)
+    assert len(claude.prompts()) == 2
+
+
+def test_rounds_of_fixing_are_bounded(project: Path, claude: Claude) -> None:
+    claude.turns("echo more >> code")
+    result, _ = run(project, claude, "fix-until-clean", check="false", rounds=3)
+    assert (result.final_state, result.exit_code) == ("out_of_rounds", 2)
+    assert (project / "code").read_text() == "more\n" * 3
+
+
+def test_a_check_that_is_not_there_is_no_work_for_an_agent(project: Path, claude: Claude) -> None:
+    claude.turns("touch asked")
+    result, _ = run(project, claude, "fix-until-clean", check="no-such-linter src")
+    assert (result.final_state, result.exit_code) == ("no_check", 2)
+    result, _ = run(project, claude, "fix-until-clean", check="false", rounds="many")
+    assert (result.final_state, result.exit_code) == ("bad_input", 2)
+    assert claude.prompts() == []
+
+
+def test_a_host_that_fails_ends_the_loop(project: Path, claude: Claude) -> None:
+    claude.turns("echo no; exit 1")
+    result, _ = run(project, claude, "fix-until-clean", check="false")
+    assert (result.final_state, result.exit_code) == ("failed", 2)
+
+
+# --- do-task ---------------------------------------------------------------------------------------------
+
+TASK = {"task": "Write a greeting", "done_when": "- greeting says hello"}
+
+
+def test_a_task_is_worked_on_until_the_inspection_proves_it_done(project: Path, claude: Claude) -> None:
+    claude.turns(
+        "echo hell > greeting",
+        "echo NOT MET: greeting says $(cat greeting)",
+        "echo hello > greeting",
+        "echo MET: greeting says $(cat greeting)",
+    )
+    claude.opinions("no", "yes")
+    result, _ = run(project, claude, "do-task", **TASK, check="test -s greeting")
+    assert (result.final_state, result.exit_code) == ("done", 0), printed(result)
+    assert (project / "greeting").read_text() == "hello\n"
+    first, _, second, _ = claude.prompts()
+    assert TASK["task"] in first
+    assert TASK["done_when"] in first
+    assert "NOT MET: greeting says hell\n" in second
+    assert "MET: greeting says hello" in claude.prompts("opinion")[1]
+
+
+def test_a_task_whose_check_fails_is_not_even_inspected(project: Path, claude: Claude) -> None:
+    claude.turns("date +%N >> notes; echo Done.")
+    result, _ = run(project, claude, "do-task", **TASK, check="echo no greeting; test -e greeting", rounds=2)
+    assert (result.final_state, result.exit_code) == ("out_of_rounds", 2)
+    assert len(claude.prompts()) == 2
+    assert "no greeting\nthe check exited with 1" in claude.prompts()[1]
+    assert claude.prompts("opinion") == []
+
+
+def test_work_that_leaves_no_trace_stalls(project: Path, claude: Claude) -> None:
+    claude.turns("echo MET, surely")
+    claude.opinions("no")
+    result, _ = run(project, claude, "do-task", **TASK)
+    assert (result.final_state, result.exit_code) == ("stalled", 2)
+    assert len(claude.prompts("opinion")) == 2
+
+
+def test_a_task_that_needs_a_person_says_so(project: Path, claude: Claude) -> None:
+    claude.turns("echo NOT MET, nobody has the key")
+    claude.opinions("blocked")
+    result, _ = run(project, claude, "do-task", **TASK)
+    assert (result.final_state, result.exit_code) == ("blocked", 2)
