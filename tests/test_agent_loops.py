@@ -184,3 +184,39 @@ def test_a_task_that_needs_a_person_says_so(project: Path, claude: Claude) -> No
     claude.opinions("blocked")
     result, _ = run(project, claude, "do-task", **TASK)
     assert (result.final_state, result.exit_code) == ("blocked", 2)
+
+
+# --- review-repair ---------------------------------------------------------------------------------------
+
+NOTES = "d=$(ls -d .loops/runs/*/artifacts | tail -n 1)\n"
+
+
+def test_findings_are_repaired_until_a_review_has_none(project: Path, claude: Claude) -> None:
+    (project / "code").write_text("a = 1 / 0\n")
+    claude.turns(
+        NOTES + 'printf "read: code\\n- [ ] code:1: divides by zero\\n" > "$d/findings.md"',
+        NOTES + 'grep -q "code:1: divides" "$d/findings.md" && echo "a = 1" > code',
+        NOTES + 'printf "read: code\\nno findings\\n" > "$d/findings.md"',
+    )
+    result, folder = run(project, claude, "review-repair", path="code", check="test -s code")
+    assert (result.final_state, result.exit_code) == ("clean", 0), printed(result)
+    assert (project / "code").read_text() == "a = 1\n"
+    assert (folder / "findings-1.md").read_text() == "read: code\n- [ ] code:1: divides by zero\n"
+    assert "no findings in 1 files" in printed(result)
+
+
+def test_a_review_without_evidence_is_not_clean(project: Path, claude: Claude) -> None:
+    (project / "code").write_text("a = 1\n")
+    for script in ("echo no findings", NOTES + 'printf "read: imagined\\nno findings\\n" > "$d/findings.md"'):
+        claude.turns(script)
+        result, _ = run(project, claude, "review-repair", path="code")
+        assert (result.final_state, result.exit_code) == ("unclear", 2)
+
+
+def test_repairs_that_change_nothing_stall(project: Path, claude: Claude) -> None:
+    (project / "code").write_text("a = 1\n")
+    claude.turns("echo repaired")
+    result, folder = run(project, claude, "review-repair", path="code", check="echo red; exit 4")
+    assert (result.final_state, result.exit_code) == ("stalled", 2)
+    assert "the check exits with 4: echo red; exit 4" in (folder / "findings-1.md").read_text()
+    assert "findings.md" in claude.prompts()[0]
