@@ -220,3 +220,46 @@ def test_repairs_that_change_nothing_stall(project: Path, claude: Claude) -> Non
     assert (result.final_state, result.exit_code) == ("stalled", 2)
     assert "the check exits with 4: echo red; exit 4" in (folder / "findings-1.md").read_text()
     assert "findings.md" in claude.prompts()[0]
+
+
+# --- refine-document -------------------------------------------------------------------------------------
+
+
+def scored(score: int, quote: str = '"$(head -n 1 doc.md)"') -> str:
+    return f"printf 'vague\\nQUOTE: %s\\nSCORE: {score}\\n' {quote}"
+
+
+def test_a_document_is_improved_until_its_score_passes(project: Path, claude: Claude) -> None:
+    (project / "doc.md").write_text("A first\tdraft.\n")
+    claude.turns(scored(50), "echo Better. > doc.md", scored(40), "echo Good. > doc.md", scored(90))
+    result, folder = run(project, claude, "refine-document", document="doc.md")
+    assert (result.final_state, result.exit_code) == ("passed", 0), printed(result)
+    assert (project / "doc.md").read_text() == "Good.\n"
+    assert (folder / "original").read_text() == "A first\tdraft.\n"
+    assert "scores: 50 -> 40 -> 90, the best is 90, 85 passes" in printed(result)
+    assert "QUOTE: Better." in claude.prompts()[3]
+
+
+def test_a_document_that_stalls_is_left_at_its_best(project: Path, claude: Claude) -> None:
+    (project / "doc.md").write_text("Best.\n")
+    claude.turns(scored(60), "echo Worse. > doc.md", scored(50), "echo Worst. > doc.md", scored(40))
+    result, folder = run(project, claude, "refine-document", document="doc.md")
+    assert (result.final_state, result.exit_code) == ("stalled", 2), printed(result)
+    assert (project / "doc.md").read_text() == "Best.\n"
+    assert (folder / "last").read_text() == "Worst.\n"
+
+
+def test_a_score_whose_quote_is_not_in_the_document_does_not_count(project: Path, claude: Claude) -> None:
+    (project / "doc.md").write_text("Text.\n")
+    claude.turns(scored(99, "imagined"))
+    result, _ = run(project, claude, "refine-document", document="doc.md")
+    assert (result.final_state, result.exit_code) == ("failed", 2)
+    assert len(claude.prompts()) == 2
+
+
+def test_a_document_that_the_agent_deletes_comes_back(project: Path, claude: Claude) -> None:
+    (project / "doc.md").write_text("Text.\n")
+    claude.turns(scored(60), "rm doc.md", "echo gone")
+    result, _ = run(project, claude, "refine-document", document="doc.md")
+    assert (result.final_state, result.exit_code) == ("failed", 2)
+    assert (project / "doc.md").read_text() == "Text.\n"
