@@ -263,3 +263,79 @@ def test_a_document_that_the_agent_deletes_comes_back(project: Path, claude: Cla
     result, _ = run(project, claude, "refine-document", document="doc.md")
     assert (result.final_state, result.exit_code) == ("failed", 2)
     assert (project / "doc.md").read_text() == "Text.\n"
+
+
+# --- optimise-metric -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured(project: Path) -> Path:
+    """A repository with a commit, a staged change, one that is not, a new file and an ignored one."""
+    for name, text in {"size": "9\n", "keep": "k\n", "staged": "old\n", ".gitignore": "ignored\n.loops/\n"}.items():
+        (project / name).write_text(text)
+    git(project, "add", ".")
+    git(project, "-c", "user.name=T", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", "c")
+    (project / "staged").write_text("mine\n")
+    git(project, "add", "staged")
+    for name in ("keep", "new file", "ignored"):
+        (project / name).write_text(f"my {name}\n")
+    return project
+
+
+OPTIMISE = {"goal": "Make it small", "metric": "echo size; cat size"}
+
+
+def state_of(project: Path) -> tuple[str, ...]:
+    return (git(project, "status", "--porcelain"), git(project, "rev-parse", "HEAD"), git(project, "for-each-ref"))
+
+
+def test_better_changes_are_kept_and_worse_ones_undone(measured: Path, claude: Claude) -> None:
+    before = state_of(measured)
+    worse = "echo 12 > size; rm keep 'new file'; echo x > added; mkdir sub; echo y > sub/z; echo .loops > .gitignore"
+    claude.turns("echo 7 > size", worse, "echo 3 > size")
+    result, folder = run(measured, claude, "optimise-metric", **OPTIMISE, target="3")
+    assert (result.final_state, result.exit_code) == ("improved", 0), printed(result)
+    assert (measured / "size").read_text() == "3\n"
+    for name in ("keep", "new file", "ignored"):
+        assert (measured / name).read_text() == f"my {name}\n"
+    assert not (measured / "added").exists()
+    assert not (measured / "sub").exists()
+    status, *rest = state_of(measured)
+    assert [line for line in status.splitlines() if "size" not in line] == before[0].splitlines()
+    assert tuple(rest) == before[1:]
+    assert "9 -> 7 -> 3; 2 of 3 changes kept; the target is 3" in printed(result)
+    assert "+12" in (folder / "undone-2.patch").read_text()
+    assert "7 undone: 12 is no better than 7" in claude.prompts()[2]
+
+
+def test_without_any_gain_everything_is_as_before(measured: Path, claude: Claude) -> None:
+    before = state_of(measured)
+    claude.turns("echo 9 > size; rm keep", "echo 1 > size; rm staged", "exit 1")
+    result, _ = run(measured, claude, "optimise-metric", **OPTIMISE, check="test -e staged")
+    assert (result.final_state, result.exit_code) == ("stalled", 2), printed(result)
+    assert state_of(measured) == before
+    assert ((measured / "size").read_text(), (measured / "keep").read_text()) == ("9\n", "my keep\n")
+    assert "the check fails" in claude.prompts()[2]
+
+
+def test_without_a_target_a_gain_is_enough_and_higher_can_be_better(measured: Path, claude: Claude) -> None:
+    (measured / ".gitignore").write_text("")  # not even the files of the run are ignored
+    claude.turns("echo 11 > size", "echo 10 > size")
+    result, folder = run(measured, claude, "optimise-metric", **OPTIMISE, direction="higher", patience=1)
+    assert (result.final_state, (measured / "size").read_text()) == ("improved", "11\n"), printed(result)
+    assert ".loops" not in (folder / "undone-2.patch").read_text()
+
+
+def test_commits_of_the_agent_are_left_for_a_person(measured: Path, claude: Claude) -> None:
+    claude.turns("echo 12 > size; git -c user.name=T -c user.email=t@example.org commit -qam mine")
+    result, _ = run(measured, claude, "optimise-metric", **OPTIMISE)
+    assert (result.final_state, result.exit_code) == ("failed", 2)
+    assert (measured / "size").read_text() == "12\n"
+
+
+def test_nothing_is_changed_without_a_number_to_begin_with(measured: Path, claude: Claude) -> None:
+    claude.turns("echo 1 > size")
+    for wrong, ending in (({"metric": "echo many"}, "no_metric"), ({"target": "low"}, "bad_input")):
+        result, _ = run(measured, claude, "optimise-metric", **{**OPTIMISE, **wrong})
+        assert (result.final_state, result.exit_code) == (ending, 2), printed(result)
+    assert claude.prompts() == []
