@@ -6,10 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import anyio
 import anyio.abc
@@ -35,9 +36,10 @@ anyio.run(main)
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # sockets of other tests are none of ours
-    return Project(tmp_path / "project")
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    with TemporaryDirectory(prefix="ll-") as short:  # a socket's path has at most about a hundred characters
+        monkeypatch.setenv("XDG_RUNTIME_DIR", short)  # sockets of other tests are none of ours
+        yield Project(tmp_path / "project")
 
 
 @asynccontextmanager
