@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -162,7 +164,11 @@ REFUSED = {
     ],
     "evaluates its arguments": ["eval echo ${context.v}", ". ${context.v}", "trap ${context.v} EXIT"],
     "evaluates it": ["declare ${context.v}", "local -i n=${context.v}", "export ${context.v}=1"],
-    "it would name a variable": ["printf -v ${context.v} x", "[ -v ${context.v} ]", "test -R ${context.v}"],
+    "twice": ["echo x >& ${context.v}", "echo x >&1${context.v}", "cat <&$(echo ${context.v})"],
+    "take it for an option": ["printf ${context.v} x", "wait ${context.v}", "[ ${context.v} ${context.v} ]"],
+    "bash evaluates that variable": ["PS4=${context.v}", "export BASH_ENV=${context.v}"],
+    "in one another": ["$(" * 60 + "${context.v}" + ")" * 60],
+    "it would name a variable": ["printf -v ${context.v} x", "[ -v ${context.v} ]", "command test -v ${context.v}"],
     "arithmetic": [
         "echo $((1 + ${context.v}))",
         "(( ${context.v} > 1 ))",
@@ -190,6 +196,107 @@ def test_a_place_that_cannot_be_made_safe_is_refused_with_its_reason(reason: str
         render_quoted(script, namespaces("x"))
 
 
+WORDS_OF_BASH = [
+    "echo ",
+    "printf ",
+    "%s ",
+    "x=",
+    "'",
+    '"',
+    "`",
+    "$(",
+    ")",
+    "(",
+    "((",
+    "))",
+    "$((",
+    "{ ",
+    "}",
+    "$${x",
+    "[[ ",
+    " ]]",
+    "<<EOF\n",
+    "<<'EOF'\n",
+    "\nEOF\n",
+    "\n",
+    ";",
+    "&&",
+    "#",
+    "\\",
+    "$'",
+    "$[",
+    "]",
+    "case a in ",
+    "esac",
+    "a)",
+    " -eq ",
+    "<(",
+    ">f",
+    ">&",
+    "2>&1",
+    "<&",
+    "&>",
+    "<<<",
+    "if ",
+    "then ",
+    "fi",
+    "for i in ",
+    "do ",
+    "done",
+    "a[",
+    "=(",
+    "eval ",
+    "bash -c ",
+    "declare -i ",
+    "n=",
+    "let ",
+    "test ",
+    "-v ",
+    "[ ",
+    "unset ",
+    "wait ",
+    "command ",
+    "export ",
+    "read ",
+    "mapfile ",
+    "trap ",
+    "source ",
+    "awk ",
+    "sed ",
+    " ",
+    "-e ",
+    "1",
+    "*",
+]
+SOUP = st.lists(st.sampled_from([*WORDS_OF_BASH, "|", *["${context.v}"] * 6]), max_size=9).map(
+    lambda parts: "".join([*parts, " ${context.v}"])
+)
+HOSTILE = (
+    "$(touch PWNED)",
+    "a[$(touch PWNED)]",
+    "-va[$(touch PWNED)]",
+    "'; touch PWNED; '",
+    "\nEOF\ntouch PWNED\n",
+    "-v",
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(SOUP, st.sampled_from(HOSTILE))
+def test_whatever_the_script_it_is_refused_or_does_not_run_its_values(script: str, value: str) -> None:
+    if unsafe_places(script):
+        return
+    rendered = render_quoted(script, namespaces(value))
+    with TemporaryDirectory() as folder:
+        env = {"PATH": os.environ["PATH"], **rendered.values}
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                ["bash", "-c", rendered.text],
+                stdin=subprocess.DEVNULL, env=env, cwd=folder, capture_output=True, timeout=2, check=False,
+            )  # fmt: skip
+        assert not Path(folder, "PWNED").exists()
+
+
 @pytest.mark.parametrize(
     "script",
     [
@@ -204,6 +311,8 @@ def test_a_place_that_cannot_be_made_safe_is_refused_with_its_reason(reason: str
         "sed -n 1p ${context.v}",
         "awk -v n=${context.v} -F: 'BEGIN { print n }' ${context.v}",
         "awk -f program ${context.v}",
+        "command -v ${context.v}",
+        "echo ${context.v} &> ${context.v}",
     ],
 )
 def test_an_argument_that_is_only_data_is_not_refused(script: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 
 from msgspec import Struct
 
@@ -41,7 +42,7 @@ _READ_PROGRAMS = frozenset({"shell", "python", "perl", "ruby", "node", "php", "l
 _FIRST_ARGUMENT = frozenset({"awk", "gawk", "mawk", "nawk", "sed", "gsed"})
 _EVALUATE = frozenset(
     {"eval", "let", "unset", "read", "mapfile", "readarray", "getopts", "trap", "source", ".", "alias", "bind",
-     "compgen", "complete", "ssh", "watch", "parallel"}
+     "compgen", "complete", "enable", "ssh", "watch", "parallel"}
 )  # fmt: skip
 _DECLARE = frozenset({"declare", "typeset", "local", "export", "readonly"})
 _PREFIXES: Mapping[str, str] = {
@@ -51,6 +52,7 @@ _PREFIXES: Mapping[str, str] = {
 """Programs that run the program named after them, and their options that take an argument."""
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*(?:\[[^\]]*\])?\+?=")
+_EVALUATED = re.compile(r"(?:PS[0-4]|PROMPT_COMMAND|BASH_ENV|ENV)\+?=")
 _INDEX = re.compile(r"[A-Za-z_]\w*\[[^\]]*\0")
 _OPERATORS = frozenset({"-eq", "-ne", "-lt", "-le", "-gt", "-ge", "-v", "-R"})
 _RUNS_NEXT = frozenset({"-exec", "-execdir", "-ok", "-okdir"})
@@ -77,6 +79,8 @@ def _called(command: Command) -> _Called:
     while at < len(words) and _ASSIGNMENT.match(words[at].text):
         at += 1
     while at < len(words) and (takes := _PREFIXES.get(_base(words[at]))) is not None:
+        if _base(words[at]) == "command" and any(re.match(r"-\w*[vV]", word.text) for word in words[at + 1 : at + 2]):
+            break  # it only tells where a command is
         after = _after_options(words, at + 1, takes)
         after += _base(words[at]) == "timeout"
         if after >= len(words):
@@ -121,10 +125,25 @@ def names_a_program(command: Command, called: _Called) -> Refusals:
 def evaluates_arguments(command: Command, called: _Called) -> Refusals:
     if called.name in _EVALUATE:
         yield from _refuse(called.arguments, f"`{called.name}` evaluates its arguments")
-    if called.name == "printf" and called.arguments and called.arguments[0].text.startswith("-v"):
-        yield from _refuse(called.arguments[:2], "it would name a variable")
     if called.name in ("test", "[") and any(word.text in ("-v", "-R") for word in called.arguments):
         yield from _refuse(called.arguments, "it would name a variable")
+
+
+def may_be_an_option(command: Command, called: _Called) -> Refusals:
+    """`printf -vNAME`, `wait -pNAME` and `[ -v NAME ]` evaluate the name, and a value may be such an option."""
+    match called.name, called.arguments:
+        case "printf", [first, *rest]:
+            yield from _refuse([first, *rest[:1]] if first.text.startswith("-v") else [], "it would name a variable")
+            yield from _refuse([first] if first.text.startswith(HOLE) else [], "`printf` may take it for an option")
+        case "wait", arguments:
+            yield from _refuse(arguments, "`wait` may take it for an option")
+        case "test" | "[", arguments:
+            pairs = [(one, two) for one, two in pairwise(arguments) if one.text.startswith(HOLE) and two.all_holes]
+            yield from _refuse([word for pair in pairs for word in pair], f"`{called.name}` may take it for an option")
+
+
+def sets_what_bash_evaluates(command: Command, called: _Called) -> Refusals:
+    yield from _refuse([word for word in command.words if _EVALUATED.match(word.text)], "bash evaluates that variable")
 
 
 def declares(command: Command, called: _Called) -> Refusals:
@@ -204,6 +223,8 @@ def _scripts(name: str, arguments: list[Word]) -> list[Word]:
 RULES: tuple[Callable[[Command, _Called], Refusals], ...] = (
     names_a_program,
     evaluates_arguments,
+    may_be_an_option,
+    sets_what_bash_evaluates,
     declares,
     is_an_index,
     compares_numbers,

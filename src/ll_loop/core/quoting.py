@@ -158,4 +158,6 @@ def _hint(name: str, why: str) -> str:
         return f"let that program read {name} from its environment"
     if "arithmetic" in why or "number" in why or "index" in why:
         return f"${name} holds the value: test that it is a number before bash evaluates it"
+    if "option" in why:
+        return "write something before it that ends the options, as `printf '%s' ...` does"
     return f"${name} holds the value: test it before bash evaluates it"

@@ -14,6 +14,9 @@ from typing import Literal
 from msgspec import Struct, field
 
 HOLE = "\0"
+DEEPEST = 50
+"""Levels of substitutions in substitutions."""
+
 _BLANK = " \t"
 _ENDS_WORD = " \t\n;&|<>()"
 _REDIRECT = re.compile(r"&>>|&>|<<<|<<-|<<|<>|<&|>>|>\||>&|<|>")
@@ -93,6 +96,7 @@ class Script:
         self._pending: list[_Heredoc] = []
         self._why = ""
         self._ticks = 0
+        self._depth = 0
         self._read("")
         self.places.sort(key=lambda place: place.at)
 
@@ -208,6 +212,8 @@ class Script:
         word = self._word()
         if found[0] == "<<<":
             command.fed.extend(word.all_holes)
+        elif found[0].endswith("&"):
+            self._refuse(word.all_holes, f"bash expands what follows `{found[0]}` twice")
 
     def _mark(self, command: Command, *, tabs: bool) -> None:
         start = self._at
@@ -352,7 +358,7 @@ class Script:
         elif self._sees("${"):
             self._parameter(word, kind)
         elif self._sees("$["):
-            with self._refusing("bash evaluates it as arithmetic"):
+            with self._deeper(), self._refusing("bash evaluates it as arithmetic"):
                 self._at += 2
                 self._expanded("double", "]")
         elif kind == "bare" and self._sees("$'"):
@@ -373,7 +379,8 @@ class Script:
         self._at += opening
         self._pending = []
         self._ticks += close == "`"
-        self._read(close)
+        with self._deeper():
+            self._read(close)
         self._ticks -= close == "`"
         self._at += 1
         self._pending = outer
@@ -384,7 +391,7 @@ class Script:
         word.quoted = True
 
     def _arithmetic(self, opening: int, close: str) -> None:
-        with self._refusing("bash evaluates it as arithmetic"):
+        with self._deeper(), self._refusing("bash evaluates it as arithmetic"):
             self._at += opening
             depth, word = 0, Word()
             while self._at < self._stop:
@@ -404,7 +411,7 @@ class Script:
 
     def _parameter(self, word: Word, kind: Kind) -> None:
         """`${...}` as bash knows it, with anything in it."""
-        with self._refusing("it stands within `$${...}`"):
+        with self._deeper(), self._refusing("it stands within `$${...}`"):
             self._at += 2
             inner = Word()
             while self._at < self._stop and self._text[self._at] != "}":
@@ -454,6 +461,14 @@ class Script:
     def _refuse(self, holes: list[int], why: str) -> None:
         for hole in holes:
             self.hole_at(hole).refused = why
+
+    @contextmanager
+    def _deeper(self) -> Iterator[None]:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise Unclear(f"there are more than {DEEPEST} substitutions in one another")
+        yield
+        self._depth -= 1
 
     @contextmanager
     def _refusing(self, why: str) -> Iterator[None]:
