@@ -149,7 +149,17 @@ def test_an_option_of_a_start_stands_in_its_record(write: Write, project: Projec
     assert {key: getattr(asked, key) for key in GIVEN[option]} == GIVEN[option]
 
 
-@pytest.mark.parametrize("words", [["--max-steps", "0"], ["--delay", "-1"], ["--queue-timeout", "-1"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--max-steps", "0"],
+        ["--delay", "-1"],
+        ["--delay", "inf"],
+        ["--queue-timeout", "-1"],
+        ["--queue-timeout", "nan"],
+        ["--grace", "inf"],
+    ],
+)
 def test_a_number_that_means_nothing_is_refused(write: Write, project: Project, words: list[str]) -> None:
     write()
     assert main(["run", "top", *words, "--project", str(project.folder)]) == 64

@@ -150,7 +150,7 @@ def test_a_side_that_is_missing_or_does_not_match_is_an_error_without_a_question
     assert verdict(step(case("contract", keys={"pairs": PAIRS}), [Probed(None), Probed("b")])).word == "error"
     picky = [{**PAIRS[0], "producer_pattern": "class .*"}]
     found = verdict(step(case("contract", keys={"pairs": picky}), [Probed("def a"), Probed("b")]))
-    assert "no match" in found.details["pairs"][0]["error"]
+    assert "no match" in found.details["pair_results"][0]["error"]
 
 
 def test_every_pair_of_a_contract_must_hold() -> None:

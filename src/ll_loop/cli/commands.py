@@ -80,7 +80,7 @@ async def resume(**given: Any) -> int:
 @click.command()
 @click.argument("wanted", metavar="[RUN|LOOP]", required=False)
 @click.option("--all", "everything", is_flag=True, help="Stop every run of the project, or of the LOOP.")
-@click.option("--grace", type=click.FloatRange(min=0), metavar="SECONDS", help="How long its action has to end.")
+@click.option("--grace", type=options.SECONDS, metavar="SECONDS", help="How long its action has to end.")
 @options.as_json
 @options.project
 async def stop(wanted: str | None, everything: bool, grace: float | None, as_json: bool, project: Path | None) -> int:

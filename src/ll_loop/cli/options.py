@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,19 @@ class KeyValue(click.ParamType[tuple[str, str]]):
         if not mark or not key.strip():
             self.fail(f"`{value}` is not of the form KEY=VALUE", param, ctx)
         return key.strip(), text
+
+
+class Seconds(click.FloatRange):
+    """A finite number of seconds, 0 or more."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if not isfinite(seconds):
+            self.fail(f"{value} is no number of seconds", param, ctx)
+        return seconds
+
+
+SECONDS = Seconds(min=0)
 
 
 def together(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -91,7 +105,7 @@ display = together(
     ),
     click.option("--quiet", is_flag=True, help="Show no progress; what went wrong is still said."),
     click.option(
-        "--grace", type=click.FloatRange(min=0), default=5.0, show_default=True, metavar="SECONDS",
+        "--grace", type=SECONDS, default=5.0, show_default=True, metavar="SECONDS",
         help="How long actions have to end when the run is stopped.",
     ),
     click.option(
@@ -109,13 +123,13 @@ start = together(
     program_md,
     caps,
     click.option(
-        "--delay", type=click.FloatRange(min=0), metavar="SECONDS", help="Pause between steps."
+        "--delay", type=SECONDS, metavar="SECONDS", help="Pause between steps."
     ),
     click.option("--dry-run", is_flag=True, help="Print the plan; start nothing, write nothing."),
     click.option("--worktree", is_flag=True, help="Run in a git worktree of its own."),
     click.option("-q", "--queue", is_flag=True, help="Wait while others hold the scope."),
     click.option(
-        "--queue-timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait at most so long for the scope."
+        "--queue-timeout", type=SECONDS, metavar="SECONDS", help="Wait at most so long for the scope."
     ),
     click.option("--no-lock", is_flag=True, help="Take no scope at all."),
     budget,

@@ -252,8 +252,8 @@ def _contract(case: Case, answers: Sequence[Answer]) -> Effect | Verdict:
         results.append(step_or_result)
     words = [result["verdict"] for result in results]
     if not words or "error" in words:
-        return Verdict("error", {"pairs": results, **({} if words else {"error": "there are no pairs"})})
-    return Verdict("yes" if all(word == "yes" for word in words) else "no", {"pairs": results})
+        return Verdict("error", {"pair_results": results, **({} if words else {"error": "there are no pairs"})})
+    return Verdict("yes" if all(word == "yes" for word in words) else "no", {"pair_results": results})
 
 
 def _pair(case: Case, pair: Mapping[str, Any], given: Iterable[Answer]) -> Effect | Details:
@@ -318,7 +318,7 @@ def _comparator(case: Case, answers: Sequence[Answer]) -> Effect | Verdict:
     if baseline is None:
         if promotes and not written:
             return WriteFile(path, case.output)
-        return Verdict("yes" if promotes else "no_baseline", {"baseline_path": str(keys.get("baseline_path"))})
+        return _without_baseline(path, promotes=promotes)
     rounds = max(1, int(keys.get("min_pairs") or 1))
     said = [answer for answer in answers if isinstance(answer, ModelSaid)]
     if len(said) < rounds:
@@ -328,6 +328,12 @@ def _comparator(case: Case, answers: Sequence[Answer]) -> Effect | Verdict:
     if verdict.word == "yes" and promotes and not written:
         return WriteFile(path, case.output)
     return verdict
+
+
+def _without_baseline(path: str, *, promotes: bool) -> Verdict:
+    if promotes:
+        return Verdict("yes", {"bootstrapped": True, "reason": f"the first output is the baseline: {path}"})
+    return Verdict("no_baseline", {"reason": f"there is no baseline: {path}"})
 
 
 def _ours_is_first(chance: float, number: int) -> bool:

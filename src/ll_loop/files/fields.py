@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,8 @@ from .document import Steps, dotted
 from .nodes import Map, Seq, plain
 
 SHAPE = "load.shape"
+
+LARGEST = sys.float_info.max
 
 
 class Fields(Struct, frozen=True):
@@ -129,7 +132,8 @@ class Fields(Struct, frozen=True):
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is a number that can be counted or waited for: no boolean, no infinity, no NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def frozen(data: Map) -> Mapping[str, Any]:
