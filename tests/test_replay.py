@@ -209,6 +209,8 @@ def runs_of_actions(records: list[Record]) -> list[str]:
     for record in records:
         if record["event"] == "state_enter":
             told.append("again" if record.get("attempt", 1) > 1 else "entered")
+        elif record["event"] == "learning_explore_invoked":  # one entry of a learning state may explore several times
+            told.append("entered")
         elif record["event"] == "action_spawned":
             told.append("spawned")
         elif record["event"] == "outcome" and record["answer"]["kind"] == "ActionDone":
