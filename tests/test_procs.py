@@ -180,9 +180,10 @@ def test_sub_reaping_is_undone() -> None:
 def test_orphans_are_known_by_session_or_marker_and_by_nothing_less(start: Start) -> None:
     run_id, since = f"test-{uuid.uuid4().hex}", procs.own_identity().start
     marker = f"LL_LOOP_RUN_ID={run_id}"
-    child = start("sleep 60 & echo $!; setsid sleep 60 & echo $!; echo $$", LL_LOOP_RUN_ID=run_id)
-    inside, outside = _known(_printed_pid(child)), _known(_printed_pid(child))
-    leader = _known(_printed_pid(child))
+    # The one outside says its pid itself, so that it has left the session by then.
+    script = "echo $$; sleep 60 & echo $!; setsid bash -c 'echo $$; exec sleep 60' &"
+    child = start(script, LL_LOOP_RUN_ID=run_id)
+    leader, inside, outside = (_known(_printed_pid(child)) for _ in range(3))
     _ended_unreaped(child)  # its children are orphans from here on, and came to us
     try:
         assert {inside, outside} == set(procs.orphans_of(marker, [], since))
