@@ -6,7 +6,7 @@ Everything in `machine`, `actions`, `routing`, `limits`, `retries`, `stalls` and
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
 from msgspec import Struct
@@ -36,6 +36,13 @@ class Wait(Struct, frozen=True):
 
     effect: Effect
     after: After
+
+
+class NextState(Struct, frozen=True):
+    """Back between states: limits are looked at, then the state that the frame names is entered."""
+
+
+NEXT_STATE = NextState()
 
 
 class Move:
@@ -141,6 +148,11 @@ class Move:
 
     def warn(self, message: str) -> None:
         self.emit(events.warning(self.frame.state, message))
+
+
+Step = Callable[[Move], "Next"]
+Next = Step | Wait | NextState | None
+"""What comes after a step: another step, an answer to wait for, the next state, or nothing: the run has ended."""
 
 
 def expect(kind: type[_T], answer: Answer) -> _T:
