@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ll_loop.core.hosts.base import FILES, Call, Usage
+from ll_loop.core.hosts.base import FILES, Call
 from ll_loop.core.hosts.command import AnyCommand
 from ll_loop.core.hosts.table import BY_NAME, NATIVE, by_name
+from ll_loop.core.hosts.told import Usage
 from ll_loop.core.hosts.turn import Reply, Turn
 
 SAMPLES = Path(__file__).parent / "hosts" / "samples"

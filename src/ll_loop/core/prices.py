@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .hosts.base import Usage
+from .hosts.told import Usage
 
 MILLION = 1_000_000
 Price = tuple[float, float, float, float]

@@ -1,8 +1,7 @@
-"""What every agent host has in common: how a call is asked for, and what its output stream tells.
+"""What every agent host has in common: how a call is asked for, and helpers for its stream.
 
 A host is a small class with two pure methods, `build` (a call into a command line) and `parse` (one line of its stream
-into events); `ll_loop.core.hosts.turn` folds the events into the outcome. A new host is a module here and one line in
-`ll_loop.core.hosts.table`.
+into events of `told`); `turn` folds the events into the outcome. A new host is a module here and one line in `table`.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from ..model import EMPTY
+from . import told
 
 FILES = "{files}"
 """In `Launch.argv` and `Launch.env`: the private folder that holds `Launch.files`."""
@@ -50,107 +50,17 @@ class Launch(Struct, frozen=True, kw_only=True):
     left_out: tuple[str, ...] = ()
 
 
-# --- what a stream tells ---------------------------------------------------------------------------------
-
-
-class Usage(Struct, frozen=True):
-    """Tokens, each counted once: `input` without what came from the cache. None is unknown, which is not zero."""
-
-    input: int | None = None
-    cache_read: int | None = None
-    cache_write: int | None = None
-    output: int | None = None
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(*map(_sum, self.parts, other.parts))
-
-    @property
-    def parts(self) -> tuple[int | None, int | None, int | None, int | None]:
-        return self.input, self.cache_read, self.cache_write, self.output
-
-    @property
-    def is_nothing(self) -> bool:
-        """Whether no token at all was counted, which no model's answer costs."""
-        return not any(self.parts)
-
-
-def _sum(one: int | None, other: int | None) -> int | None:
-    return None if one is None or other is None else one + other
-
-
-class Began(Struct, frozen=True):
-    """The session has an id, and maybe a model."""
-
-    session: str = ""
-    model: str = ""
-
-
-class Said(Struct, frozen=True):
-    """Text of the assistant: a whole message, or with `delta` a piece of one."""
-
-    text: str
-    delta: bool = False
-
-
-class UsedTool(Struct, frozen=True):
-    """A tool was started, made progress or ended."""
-
-    name: str = ""
-
-
-class Spent(Struct, frozen=True):
-    """Tokens of one request, or with `total` of the whole turn. `usd` is the host's own figure, if it gives one."""
-
-    usage: Usage
-    total: bool = False
-    model: str = ""
-    usd: float | None = None
-
-
-class Retries(Struct, frozen=True):
-    """The host tries again by itself, in `delay` seconds: an end that was told before does not count."""
-
-    status: int | None = None
-    delay: float | None = None
-    message: str = ""
-
-
-class Limited(Struct, frozen=True):
-    """The provider's limit: reached (`rejected`), until `resets_at` (epoch seconds) if that is known, or near."""
-
-    rejected: bool
-    resets_at: float | None = None
-    kind: str = ""
-
-
-class Ended(Struct, frozen=True):
-    """The end of the turn. `status` is the HTTP status behind a failure.
-
-    `answer` is its final text, where the host tells it apart, and `structured` the answer to a schema.
-
-    One that is not `final` may still be taken back, by `Retries` or by a later end.
-    """
-
-    ok: bool
-    message: str = ""
-    status: int | None = None
-    answer: str = ""
-    structured: Any = None
-    retry_after: float | None = None
-    final: bool = True
-
-
-class Trouble(Struct, frozen=True):
-    """An error that the host told of on its way, and may have got over."""
-
-    message: str
-
-
-class Quiet(Struct, frozen=True):
-    """A line that is known and tells nothing that counts."""
-
-
-HostEvent = Began | Said | UsedTool | Spent | Retries | Limited | Ended | Trouble | Quiet
+def launch(
+    call: Call,
+    argv: Iterable[str],
+    *,
+    env: Mapping[str, str] = EMPTY,
+    files: Mapping[str, str] = EMPTY,
+    cannot: tuple[str, ...] = (),
+) -> Launch:
+    """The command that takes a call: the prompt on its stdin. `cannot` names the fields of a call that it ignores."""
+    left_out = tuple(name for name in cannot if getattr(call, name))
+    return Launch(argv=tuple(argv), stdin=call.prompt.encode(errors="replace"), env=env, files=files, left_out=left_out)
 
 
 class Host(Protocol):
@@ -171,7 +81,7 @@ class Host(Protocol):
     def build(self, call: Call) -> Launch:
         """The command of a call."""
 
-    def parse(self, line: Line) -> Iterable[HostEvent] | None:
+    def parse(self, line: Line) -> Iterable[told.Event] | None:
         """The events of one line of the stream; None for a line of no known kind."""
 
 

@@ -5,26 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from .base import (
-    Began,
-    Call,
-    Ended,
-    HostEvent,
-    Launch,
-    Limited,
-    Line,
-    Quiet,
-    Retries,
-    Said,
-    Spent,
-    Usage,
-    UsedTool,
-    count,
-    mapping,
-    number,
-    text,
-    texts_of,
-)
+from . import told
+from .base import Call, Launch, Line, count, launch, mapping, number, text, texts_of
 
 SYNTHETIC = "<synthetic>"
 """The model of a message that the command line made up itself, to tell of an error."""
@@ -58,61 +40,62 @@ class Claude:
             "CLAUDE_BASH_MAINTAIN_PROJECT_WORKING_DIR": "1",
             "DISABLE_AUTOUPDATER": "1",
         }
-        return Launch(argv=tuple(argv), stdin=call.prompt.encode(errors="replace"), env=env)
+        return launch(call, argv, env=env)
 
-    def parse(self, line: Line) -> Iterable[HostEvent] | None:
+    def parse(self, line: Line) -> Iterable[told.Event] | None:
         match line.get("type"):
             case "system":
                 return _system(line)
             case "assistant":
                 return _assistant(line)
             case "user" | "stream_event":
-                return (UsedTool(),)
+                return (told.UsedTool(),)
             case "rate_limit_event":
                 info = mapping(line.get("rate_limit_info"))
                 rejected = info.get("status") == "rejected"
-                return (Limited(rejected, number(info.get("resetsAt")), text(info.get("rateLimitType"))),)
+                return (told.Limited(rejected, number(info.get("resetsAt")), text(info.get("rateLimitType"))),)
             case "result":
                 return _result(line)
             case _:
                 return None
 
 
-def _system(line: Line) -> Iterable[HostEvent]:
+def _system(line: Line) -> Iterable[told.Event]:
     match line.get("subtype"):
         case "init":
-            return (Began(text(line.get("session_id")), text(line.get("model"))),)
+            return (told.Began(text(line.get("session_id")), text(line.get("model"))),)
         case "api_retry":
             delay = number(line.get("retry_delay_ms"))
             status = count(line.get("error_status"))
-            return (Retries(status, None if delay is None else delay / 1000, text(line.get("error"))),)
+            return (told.Retries(status, None if delay is None else delay / 1000, text(line.get("error"))),)
         case _:
-            return (Quiet(),)
+            return (told.Quiet(),)
 
 
-def _assistant(line: Line) -> Iterable[HostEvent]:
+def _assistant(line: Line) -> Iterable[told.Event]:
     message = mapping(line.get("message"))
     if line.get("is_api_error_message") is True or message.get("model") == SYNTHETIC:
-        return (Quiet(),)  # an error, told again by the result
+        return (told.Quiet(),)  # an error, told again by the result
     said = texts_of(message.get("content"))
     blocks = message.get("content")
     tools = [text(mapping(block).get("name")) for block in blocks or () if mapping(block).get("type") == "tool_use"]
-    return (*([Said(said)] if said else []), *map(UsedTool, tools)) or (Quiet(),)
+    return (*([told.Said(said)] if said else []), *map(told.UsedTool, tools)) or (told.Quiet(),)
 
 
-def _result(line: Line) -> Iterable[HostEvent]:
+def _result(line: Line) -> Iterable[told.Event]:
     usage = line.get("usage")
     if isinstance(usage, dict):
-        yield Spent(_usage(usage), total=True, model=text(line.get("model")), usd=number(line.get("total_cost_usd")))
+        model, usd = text(line.get("model")), number(line.get("total_cost_usd"))
+        yield told.Spent(_usage(usage), total=True, model=model, usd=usd)
     failed = line.get("is_error") is True
     message = text(line.get("error")) or text(line.get("result")) or text(line.get("terminal_reason"))
     if line.get("subtype") == "error_max_structured_output_retries":
         failed, message = True, "no answer fitted the schema"
     status = count(line.get("api_error_status"))
     answer, structured = text(line.get("result")), line.get("structured_output")
-    yield Ended(not failed, (message or "the turn failed") if failed else "", status, answer, structured)
+    yield told.Ended(not failed, (message or "the turn failed") if failed else "", status, answer, structured)
 
 
-def _usage(usage: Line) -> Usage:
+def _usage(usage: Line) -> told.Usage:
     names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
-    return Usage(*(count(usage.get(name)) for name in names))
+    return told.Usage(*(count(usage.get(name)) for name in names))

@@ -6,28 +6,8 @@ import json
 import re
 from collections.abc import Iterable
 
-from .base import (
-    FILES,
-    Began,
-    Call,
-    Ended,
-    HostEvent,
-    Launch,
-    Line,
-    Quiet,
-    Retries,
-    Said,
-    Spent,
-    Trouble,
-    Usage,
-    UsedTool,
-    count,
-    less,
-    mapping,
-    retry_after_in,
-    status_in,
-    text,
-)
+from . import told
+from .base import FILES, Call, Launch, Line, count, launch, less, mapping, retry_after_in, status_in, text
 
 RECONNECTS = re.compile(r"Reconnecting\W+\d+/\d+\s*\(?(.*?)\)?$", re.DOTALL)
 BUSY = "high demand"
@@ -49,22 +29,20 @@ class Codex:
             files["schema.json"] = json.dumps(call.schema)
             argv += ["--output-schema", f"{FILES}/schema.json"]
         argv += ["resume", call.session, "-"] if call.session else ["-"]
-        left_out = [name for name, value in (("agent", call.agent), ("tools", call.tools)) if value]
-        stdin = call.prompt.encode(errors="replace")
-        return Launch(argv=tuple(argv), stdin=stdin, files=files, left_out=tuple(left_out))
+        return launch(call, argv, files=files, cannot=("agent", "tools"))
 
-    def parse(self, line: Line) -> Iterable[HostEvent] | None:
+    def parse(self, line: Line) -> Iterable[told.Event] | None:
         match line.get("type"):
             case "thread.started":
-                return (Began(text(line.get("thread_id"))),)
+                return (told.Began(text(line.get("thread_id"))),)
             case "turn.started":
-                return (Quiet(),)
+                return (told.Quiet(),)
             case "item.started" | "item.updated":
-                return (UsedTool(text(mapping(line.get("item")).get("type"))),)
+                return (told.UsedTool(text(mapping(line.get("item")).get("type"))),)
             case "item.completed":
                 return _item(mapping(line.get("item")))
             case "turn.completed":
-                return (Spent(_usage(mapping(line.get("usage"))), total=True), Ended(ok=True))
+                return (told.Spent(_usage(mapping(line.get("usage"))), total=True), told.Ended(ok=True))
             case "turn.failed":
                 return (_failed(text(mapping(line.get("error")).get("message"))),)
             case "error":
@@ -73,31 +51,33 @@ class Codex:
                 return None
 
 
-def _item(item: Line) -> Iterable[HostEvent]:
+def _item(item: Line) -> Iterable[told.Event]:
     match item.get("type"):
         case "agent_message":
-            return (Said(text(item.get("text"))),)
+            return (told.Said(text(item.get("text"))),)
         case "error":
-            return (Quiet(),)  # a remark, as that it does not know a model's size
+            return (told.Quiet(),)  # a remark, as that it does not know a model's size
         case kind:
-            return (UsedTool(text(kind)),)
+            return (told.UsedTool(text(kind)),)
 
 
-def _error(message: str) -> HostEvent:
+def _error(message: str) -> told.Event:
     found = RECONNECTS.match(message)
-    return Trouble(message) if found is None else Retries(_status(found[1]), retry_after_in(found[1]), found[1])
+    if found is None:
+        return told.Trouble(message)
+    return told.Retries(_status(found[1]), retry_after_in(found[1]), found[1])
 
 
-def _failed(message: str) -> Ended:
-    return Ended(False, message or "the turn failed", _status(message), retry_after=retry_after_in(message))
+def _failed(message: str) -> told.Ended:
+    return told.Ended(False, message or "the turn failed", _status(message), retry_after=retry_after_in(message))
 
 
 def _status(message: str) -> int | None:
     return 500 if BUSY in message else status_in(message)
 
 
-def _usage(usage: Line) -> Usage:
+def _usage(usage: Line) -> told.Usage:
     """Its input counts what came from the cache as well."""
     names = ("input_tokens", "cached_input_tokens", "cache_write_input_tokens", "output_tokens")
     whole, read, written, output = (count(usage.get(name)) for name in names)
-    return Usage(less(whole, read, written), read, written, output)
+    return told.Usage(less(whole, read, written), read, written, output)

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from ..model import EMPTY
-from .base import Call, HostEvent, Launch, Line
+from . import told
+from .base import Call, Launch, Line, launch
 from .claude import Claude
 
 
@@ -28,15 +29,9 @@ class AnyCommand(Struct, frozen=True):
 
     def build(self, call: Call) -> Launch:
         argv = tuple(word.replace("{model}", call.model).replace("{cwd}", call.cwd) for word in self.command)
-        asked = (("agent", call.agent), ("tools", call.tools), ("schema", call.schema), ("session", call.session))
-        return Launch(
-            argv=argv,
-            stdin=call.prompt.encode(errors="replace"),
-            env=self.env,
-            left_out=tuple(name for name, value in asked if value),
-        )
+        return launch(call, argv, env=self.env, cannot=("agent", "tools", "schema", "session"))
 
-    def parse(self, line: Line) -> Iterable[HostEvent] | None:
+    def parse(self, line: Line) -> Iterable[told.Event] | None:
         return Claude().parse(line)
 
 

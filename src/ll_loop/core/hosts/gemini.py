@@ -5,27 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from .base import (
-    FILES,
-    Began,
-    Call,
-    Ended,
-    HostEvent,
-    Launch,
-    Line,
-    Quiet,
-    Said,
-    Spent,
-    Trouble,
-    Usage,
-    UsedTool,
-    count,
-    less,
-    mapping,
-    retry_after_in,
-    status_in,
-    text,
-)
+from . import told
+from .base import FILES, Call, Launch, Line, count, launch, less, mapping, retry_after_in, status_in, text
 
 SETTINGS = {"general": {"maxAttempts": 1, "enableAutoUpdate": False, "enableAutoUpdateNotification": False}}
 
@@ -41,46 +22,42 @@ class Gemini:
             argv += ["-m", call.model]
         if call.session:
             argv += ["--resume", call.session]
-        asked = (("agent", call.agent), ("tools", call.tools), ("schema", call.schema))
         # System settings come before the user's own; without the relaunch, the process that we know is the agent.
         env = {"GEMINI_CLI_NO_RELAUNCH": "true", "GEMINI_CLI_SYSTEM_SETTINGS_PATH": f"{FILES}/settings.json"}
-        return Launch(
-            argv=tuple(argv),
-            stdin=call.prompt.encode(errors="replace"),
-            env=env,
-            files={"settings.json": json.dumps(SETTINGS)},
-            left_out=tuple(name for name, value in asked if value),
-        )
+        files = {"settings.json": json.dumps(SETTINGS)}
+        return launch(call, argv, env=env, files=files, cannot=("agent", "tools", "schema"))
 
-    def parse(self, line: Line) -> Iterable[HostEvent] | None:
+    def parse(self, line: Line) -> Iterable[told.Event] | None:
         match line.get("type"):
             case "init":
-                return (Began(text(line.get("session_id")), text(line.get("model"))),)
+                return (told.Began(text(line.get("session_id")), text(line.get("model"))),)
             case "message":
                 is_ours = line.get("role") == "assistant"
-                return (Said(text(line.get("content")), line.get("delta") is True) if is_ours else Quiet(),)
+                return (told.Said(text(line.get("content")), line.get("delta") is True) if is_ours else told.Quiet(),)
             case "tool_use" | "tool_result":
-                return (UsedTool(text(line.get("tool_name"))),)
+                return (told.UsedTool(text(line.get("tool_name"))),)
             case "error":
-                return (Trouble(text(line.get("message"))),)
+                return (told.Trouble(text(line.get("message"))),)
             case "result":
                 return _result(line)
             case _:
                 return None
 
 
-def _result(line: Line) -> Iterable[HostEvent]:
+def _result(line: Line) -> Iterable[told.Event]:
     stats = mapping(line.get("stats"))
     models = list(mapping(stats.get("models")))
-    yield Spent(_usage(stats), total=True, model=text(models[-1]) if models else "")
+    yield told.Spent(_usage(stats), total=True, model=text(models[-1]) if models else "")
     error = mapping(line.get("error"))
     message = text(error.get("message"))
     ok = line.get("status") == "success"
     status = None if ok else status_in(message) or (429 if "rate limit" in message.lower() else None)
-    yield Ended(ok, "" if ok else message or "the turn failed", status, retry_after=retry_after_in(message))
+    yield told.Ended(ok, "" if ok else message or "the turn failed", status, retry_after=retry_after_in(message))
 
 
-def _usage(stats: Line) -> Usage:
+def _usage(stats: Line) -> told.Usage:
     read, whole = count(stats.get("cached")), count(stats.get("input_tokens"))
     uncached = count(stats.get("input"))
-    return Usage(uncached if uncached is not None else less(whole, read), read, 0, count(stats.get("output_tokens")))
+    if uncached is None:
+        uncached = less(whole, read)
+    return told.Usage(uncached, read, 0, count(stats.get("output_tokens")))

@@ -13,20 +13,8 @@ from typing import Any
 from msgspec import Struct
 
 from ..failures import FailureClass, classify_failure
-from .base import (
-    Began,
-    Ended,
-    Host,
-    HostEvent,
-    Limited,
-    Quiet,
-    Retries,
-    Said,
-    Spent,
-    Trouble,
-    Usage,
-    UsedTool,
-)
+from . import told
+from .base import Host
 
 MOST_UNKNOWN = 20
 """Kinds of unknown lines that are remembered by name."""
@@ -51,7 +39,7 @@ class Reply(Struct, frozen=True, kw_only=True):
     resets_at: float | None = None
     session: str = ""
     model: str = ""
-    usage: Usage | None = None
+    usage: told.Usage | None = None
     usd: float | None = None
     structured: Any = None
     requests: int = 0
@@ -89,7 +77,7 @@ def reply_from_json(document: Mapping[str, Any]) -> Reply:
     """The reverse of `reply_to_json`, also for what JSON made of it."""
     fields = dict(document)
     if "usage" in fields:
-        fields["usage"] = Usage(*fields["usage"])
+        fields["usage"] = told.Usage(*fields["usage"])
     for name in ("unknown", "left_out"):
         if name in fields:
             fields[name] = tuple(fields[name])
@@ -105,17 +93,17 @@ class Turn:
         self._piece = ""
         self._last = ""
         self._plain = 0
-        self._end: Ended | None = None
+        self._end: told.Ended | None = None
         self._session = self._model = ""
-        self._total: Usage | None = None
-        self._sum: Usage | None = None
+        self._total: told.Usage | None = None
+        self._sum: told.Usage | None = None
         self._usd: float | None = None
         self._tools = 0
         self._requests = 0
         self._troubles: list[str] = []
-        self._retried = Retries()
+        self._retried = told.Retries()
         self._unknown: list[str] = []
-        self._limit: Limited | None = None
+        self._limit: told.Limited | None = None
         self.progress = 0
         """Grows with every text, tool and token: a stream that moves without it is going nowhere."""
         self.fruitless = 0
@@ -179,37 +167,37 @@ class Turn:
 
     # --- events ----------------------------------------------------------------------------------------------
 
-    def _take(self, event: HostEvent) -> None:
+    def _take(self, event: told.Event) -> None:
         match event:
-            case Said(text, delta=True):
+            case told.Said(text, delta=True):
                 self._piece += text
                 self.progress += 1
                 return
-            case Quiet():
+            case told.Quiet():
                 return
         self._close_piece()
         match event:
-            case Began(session, model):
+            case told.Began(session, model):
                 self._session, self._model = session or self._session, model or self._model
-            case Said(text):
+            case told.Said(text):
                 self._said += lines_of(text)
                 self._last = text
                 self.progress += 1
-            case UsedTool():
+            case told.UsedTool():
                 self._tools += 1
                 self.progress += 1
-            case Spent():
+            case told.Spent():
                 self._spend(event)
-            case Retries():
+            case told.Retries():
                 self._end, self._retried = None, event
-            case Limited():
+            case told.Limited():
                 self._limit = event
-            case Trouble(message):
+            case told.Trouble(message):
                 self._troubles.append(message)
-            case Ended():
+            case told.Ended():
                 self._end = event
 
-    def _spend(self, event: Spent) -> None:
+    def _spend(self, event: told.Spent) -> None:
         self._model = event.model or self._model
         self._requests += 1
         if event.total:
@@ -237,16 +225,16 @@ class Turn:
         if kind not in self._unknown and len(self._unknown) < MOST_UNKNOWN:
             self._unknown.append(kind)
 
-    def _missing_end(self, exit_code: int, stderr: str) -> Ended:
+    def _missing_end(self, exit_code: int, stderr: str) -> told.Ended:
         """A host that ended without telling how: one that speaks plain text is judged by its exit code."""
         if exit_code == 0 and self._plain and self._plain == len(self._said):
-            return Ended(ok=True)
-        told = stderr.strip().splitlines()
-        reason = self._retried.message or (self._troubles or told[-1:] or [""])[-1]
+            return told.Ended(ok=True)
+        wrote = stderr.strip().splitlines()
+        reason = self._retried.message or (self._troubles or wrote[-1:] or [""])[-1]
         what = "ended without saying how" if self._said else "said nothing"
         if exit_code:
             what = f"exited with code {exit_code}"
-        return Ended(False, f"the host {what}{f': {reason}' if reason else ''}", self._retried.status)
+        return told.Ended(False, f"the host {what}{f': {reason}' if reason else ''}", self._retried.status)
 
 
 def lines_of(text: str) -> list[str]:
@@ -264,7 +252,7 @@ def _document(line: str) -> Mapping[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def _failure(end: Ended, limit: Limited | None) -> FailureClass:
+def _failure(end: told.Ended, limit: told.Limited | None) -> FailureClass:
     if limit is not None:
         return "quota"
     match end.status:
