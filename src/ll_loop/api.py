@@ -41,11 +41,11 @@ from .files.config import DEFAULT, Config, load_config, read_config
 from .files.library import Entry, Library
 from .files.places import find_project
 from .files.reports import Report, check_all, expand, folder_of, is_pattern, report_on
-from .run import control, detached, rewind, upkeep
+from .run import detached, remote, rewind, upkeep
 from .run.asking import known_hints
 from .run.bus import Reader
-from .run.control import Follower
 from .run.detached import Errand, Resumption
+from .run.follow import Follower
 from .run.handle import RunHandle
 from .run.inputs import inputs_of
 from .run.mirror import Mirror
@@ -235,7 +235,7 @@ async def stop(
     Raises NotFoundError, UsageError (it is not clear which run is meant), and RefusedError (the run does not live, its
     process does not answer, time is up).
     """
-    return await control.stop(_runs_of(project), wanted, every=all, grace=grace, timeout=timeout)
+    return await remote.stop(_runs_of(project), wanted, every=all, grace=grace, timeout=timeout)
 
 
 async def status(project: Path | str | None = None, wanted: str | None = None) -> list[dict[str, Any]]:
@@ -244,7 +244,7 @@ async def status(project: Path | str | None = None, wanted: str | None = None) -
     Keys: run_id, loop, status, state, step, waits_for, question (what it asks a person, or None), since, pid (0 when no
     process has the run). A live process is asked, what is dead is read from its journal. Raises NotFoundError.
     """
-    return await control.status(_runs_of(project), wanted)
+    return await remote.status(_runs_of(project), wanted)
 
 
 async def why(project: Path | str | None, wanted: str) -> dict[str, Any]:
@@ -256,7 +256,7 @@ async def why(project: Path | str | None, wanted: str) -> dict[str, Any]:
     grace; `action` with the processes that still live), `working`, `silent` (its process does not answer), `dead`
     (`owner`, `left_alive`, `resume`) and `over` (`terminated_by`, `resume`). Raises NotFoundError, StorageError.
     """
-    return await control.explain(_runs_of(project), wanted, Library(Path(project or ".")))
+    return await remote.explain(_runs_of(project), wanted, Library(Path(project or ".")))
 
 
 async def queue(project: Path | str | None = None) -> list[dict[str, Any]]:
@@ -338,7 +338,7 @@ async def approve(project: Path | str | None, wanted: str, answer: str, text: st
     `state`, `text`) once the run has taken the answer. Raises NotFoundError, UsageError (no such answer, several runs
     ask), RefusedError (it asks nothing, does not live, does not answer).
     """
-    return await control.approve(_runs_of(project), wanted, answer, text)
+    return await remote.approve(_runs_of(project), wanted, answer, text)
 
 
 class Setting(Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from ..core.context import initial_context, missing_inputs, told_missing
+from ..core.context import Namespaces, initial_context, missing_inputs, told_missing
 from ..core.model import Loop, Wishes
+from ..core.template import TemplateError, render
 from ..errors import NotFoundError, Problem
 from ..files.config import Config
 from ..files.program import read_program
@@ -85,3 +87,24 @@ def exports_of(loop: Loop, request: Request) -> dict[str, str]:
     threshold = request.handoff_threshold or loop.handoff_threshold
     given = {HANDOFF_THRESHOLD: threshold, CONTEXT_LIMIT: request.context_limit}
     return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def scope_of(loop: Loop, context: Mapping[str, Any]) -> list[str]:
+    """The paths of a loop's scope with `${context.KEY}` filled in; a key without value is refused."""
+    try:
+        return [render(entry, Namespaces(context=context)) for entry in loop.scope]
+    except TemplateError as error:
+        raise NotFoundError(f"the scope of {loop.name} cannot be filled in: {error}") from error
+
+
+def own_sources(checkout: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """What makes Python import a worktree's own `src`: an editable install names that of the main checkout."""
+    src = checkout / "src"
+    if not (src.is_dir() and (checkout / "pyproject.toml").exists()):
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(src), env.get("PYTHONPATH")]))}
+
+
+def runs_above(env: Mapping[str, str]) -> tuple[str, ...]:
+    """The runs of whose actions this process is a part, outermost first."""
+    return tuple((env.get("LL_LOOP_RUN_IDS") or env.get("LL_LOOP_RUN_ID") or "").split())

@@ -70,6 +70,20 @@ class Request(Struct, frozen=True):
         return cls(**{**document, "texts": tuple((key, value) for key, value in document["texts"])})
 
 
+def check_numbers(request: Request) -> None:
+    """Raise UsageError for a number that cannot be meant."""
+    for name in ("max_steps", "max_iterations", "context_limit", "handoff_threshold"):
+        number = getattr(request, name)
+        if number is not None and number < 1:
+            raise UsageError(f"{name.replace('_', ' ')} must be at least 1, not {number}")
+    if request.handoff_threshold is not None and request.handoff_threshold > 100:
+        raise UsageError(f"a handoff threshold is at most 100 percent, not {request.handoff_threshold}")
+    if request.delay is not None and request.delay < 0:
+        raise UsageError(f"a delay cannot be negative: {request.delay:g}")
+    if request.queue_timeout is not None and request.queue_timeout < 0:
+        raise UsageError(f"a queue timeout cannot be negative: {request.queue_timeout:g}")
+
+
 class RunResult(Struct, frozen=True):
     """How a run ended. `duration_ms` counts all segments of a resumed run; `run_dir` is its folder of artifacts.
 

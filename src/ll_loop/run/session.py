@@ -19,15 +19,12 @@ from typing import Any, Self
 
 import anyio
 import anyio.abc
-from msgspec.structs import asdict
 
 from ..core import machine
-from ..core.context import Namespaces
 from ..core.effects import RunAction
 from ..core.endings import exit_code_of, status_of
 from ..core.frame import Run
 from ..core.model import Budget, Ending, Loop, TerminatedBy
-from ..core.template import TemplateError, render
 from ..errors import CannotCreateError, LoopError, NotFoundError, RefusedError, UsageError
 from ..files.config import Config, load_config
 from ..files.library import Library
@@ -38,8 +35,8 @@ from .control import Control
 from .engine import Clock, Engine
 from .git import Gate
 from .handle import RunHandle
-from .inputs import exports_of, inputs_of, overrides_of
-from .journal import VERSION, Committer, Journal, as_read_back, now
+from .inputs import exports_of, inputs_of, overrides_of, own_sources, runs_above, scope_of
+from .journal import VERSION, Committer, as_read_back, now
 from .locks import Locks, folds_case, normalise
 from .mirror import Foreign, Mirror
 from .perform import Actions
@@ -47,11 +44,12 @@ from .probes import named_env, read_head
 from .process import Grace, Spawner
 from .purse import Purse
 from .recovery import StoredRun, identity_to_json
-from .request import Request, limits, new_run_id
-from .results import cause_of, kept_to_json, result_of
+from .request import Request, check_numbers, limits, new_run_id
+from .results import cause_of, result_of
 from .saver import StateSaver
 from .traffic import Circuit, Traffic
-from .worktree import Kept, Lease, Outcome, WorktreeRecord, Worktrees
+from .workplace import Workplaces
+from .worktree import Worktrees
 
 CLOSING = 10.0
 """Seconds that closing one run's books may take after its children have ended."""
@@ -108,22 +106,22 @@ class Session:
         self._shared = limits(max_usd, max_tokens, deadline)
         self._purse = Purse(self.handles)
         self._prepared = 0
-        self._tidied = False
         self.env = {**self.config.environment, **os.environ} if env is None else dict(env)
         self._random = Random(seed)
         self._identity = procs.own_identity()
         self._ancestors = procs.ancestors(self._identity.pid)
         fold = folds_case(self.project)
         mirror = Mirror(self.loops_dir / ".running", identity=self._identity, fold_case=fold, sweeps=True)
-        self._above = _runs_above(self.env)
+        self._above = runs_above(self.env)
         patience = self.config.loops.queue_wait_timeout_seconds
         self._admission = Admission(Locks(fold_case=fold), mirror, jobs, self._above, self._make_way, patience)
         self._grace = Grace(grace)
         self._spawner = Spawner(self._grace, sole=subreaper)
         self._subreaper = subreaper
         self._attended = attended or self.config.hitl.channel == "eventbus"
-        self._worktrees = self._make_worktrees()
         self._committer = Committer()
+        self.worktrees = self._make_worktrees()
+        self._workplaces = Workplaces(self.project, self.runs, self.worktrees, self._committer, self.bus)
         self._named: dict[str, Mapping[str, str]] = {}
         self._traffic = Traffic(self._circuit(), host_slots)
         self._saver = StateSaver(self.handles)
@@ -136,11 +134,6 @@ class Session:
     def _circuit(self) -> Circuit | None:
         limits = self.config.commands.rate_limits
         return Circuit(self.project / limits.circuit_breaker_path) if limits.circuit_breaker_enabled else None
-
-    @property
-    def worktrees(self) -> Worktrees:
-        """The worktrees of the project's runs."""
-        return self._worktrees
 
     def _make_worktrees(self) -> Worktrees:
         base, copied = self.config.automation.worktree_base, self.config.parallel.worktree_copy_files
@@ -254,7 +247,7 @@ class Session:
 
     def prepare(self, request: Request) -> RunHandle:
         """Everything about a start that can be found wrong before anything happens: raises, or gives a handle."""
-        _check_numbers(request)
+        check_numbers(request)
         overrides = overrides_of(request, self.config)
         if self._shared:
             overrides["shared"] = self._shared
@@ -266,7 +259,7 @@ class Session:
         handle.overrides, handle.extras, handle.problems = overrides, inputs.extras, inputs.problems
         handle.context = as_read_back(inputs.context)  # so that a replay sees the very values that the run saw
         if not request.worktree:
-            handle.paths = self._paths(loop, inputs.context, self.project)
+            handle.paths = _paths(loop, inputs.context, self.project)
         return handle
 
     def _loop_of(self, request: Request, overrides: Mapping[str, Any]) -> Loop:
@@ -276,10 +269,7 @@ class Session:
         above = " ".join((*self._above, handle.run_id))
         own = {"LL_LOOP_RUN_ID": handle.run_id, "LL_LOOP_RUN_IDS": above, "LL_PYTHON": sys.executable}
         env = {**self.env, **own, **exports_of(handle.loop, handle.request)}
-        return env if handle.worktree is None else env | _own_sources(cwd, env)
-
-    def _paths(self, loop: Loop, context: Mapping[str, Any], base: Path) -> tuple[str, ...]:
-        return tuple(str(path) for path in normalise(_scope(loop, context), base))
+        return env if handle.worktree is None else env | own_sources(cwd, env)
 
     def _write_down(self, handle: RunHandle) -> None:
         """Make the run's folder and its first record: from here on, a killed session can be resumed."""
@@ -366,7 +356,7 @@ class Session:
             raise RefusedError(f"run {stored.run_id} would end at once: {reason}", hint=hint)
         handle.journal.continue_at(stored.end, stored.text.records[-1]["seq"])
         if not request.worktree:
-            handle.paths = self._paths(loop, handle.context, self.project)
+            handle.paths = _paths(loop, handle.context, self.project)
         return handle
 
     def _take_over(self, handle: RunHandle, stored: StoredRun) -> None:
@@ -385,7 +375,7 @@ class Session:
         again, self._ended_by = self._ended_by is not None, self._ended_by or (by, signal)
         if again:
             self._grace.cut()
-            self._worktrees.hurry()
+            self.worktrees.hurry()
         for handle in self.handles:
             handle.cancel(by, signal, grace=0 if again else None)
 
@@ -435,85 +425,8 @@ class Session:
         async with self._admission.admitted(handle):
             self._write_down(handle)
             self._purse.check(handle, costs=bool(handle.loop.shared != Budget()))
-            async with self._workplace(handle) as cwd:
+            async with self._workplaces.use(handle) as cwd:
                 await self._drive(handle, cwd)
-
-    @asynccontextmanager
-    async def _workplace(self, handle: RunHandle) -> AsyncIterator[Path]:
-        """The project, or the run's own worktree of it."""
-        if not handle.request.worktree:
-            yield self.project
-            return
-        handle.worktree = None if handle.stored is None else await self._left_worktree(handle.stored)
-        adopt = handle.worktree is not None
-        if handle.worktree is None:
-            await self._worktrees.check()
-            await self._tidy_worktrees()
-            handle.worktree = await self._worktrees.plan(handle.run_id, handle.loop.name)
-            handle.journal.append("worktree_planned", {"worktree": asdict(handle.worktree)})
-            await self._committer.commit(handle.journal)
-        lease: Lease | None = None
-        try:
-            async with self._worktrees.use(handle.worktree, adopt=adopt) as lease:
-                made = {"worktree": handle.worktree.path, "branch": handle.worktree.branch}
-                handle.journal.append("worktree_created", made)
-                try:
-                    yield lease.project
-                finally:
-                    lease.keep = self._why_keep(handle)
-        finally:
-            if lease is not None:
-                handle.kept = lease.outcome if isinstance(lease.outcome, Kept) else None
-                handle.journal.append("worktree_finished", _left(handle.kept))
-
-    def _why_keep(self, handle: RunHandle) -> str:
-        """Write down that the worktree is about to be finished; if that cannot be, why it has to stay.
-
-        Otherwise a run that is to go on would not know whether somebody else has taken its worktree away.
-        """
-        handle.journal.append("worktree_leaving", {})
-        try:
-            handle.journal.flush()
-        except LoopError as error:
-            return str(error)
-        return ""
-
-    async def _tidy_worktrees(self) -> None:
-        """Once a session: finish the worktrees of runs that had ended when their process was killed cleaning up."""
-        if self._tidied:
-            return
-        self._tidied = True
-        for stored in recovery.unfinished_clean_ups(self.runs):
-            with suppress(LoopError, OSError):  # what cannot be dealt with stays where it is
-                await self._finish_worktree(stored)
-
-    async def _finish_worktree(self, stored: StoredRun) -> None:
-        """Deal with the worktree of a run that is over, and write down what became of it."""
-        record = _planned_worktree(stored)
-        if record is None:
-            return
-        journal = Journal(stored.folder, stored.run_id, stored.loop, self.bus.publish)
-        journal.continue_at(stored.end, stored.text.records[-1]["seq"])
-        journal.open()  # whoever else wants to do the same is refused
-        try:
-            sweep.remove_files(stored)
-            if stored.text.torn:
-                journal.cut(stored.text.torn)
-            journal.append("worktree_finished", _left(await self._worktrees.finish(record)))
-        finally:
-            journal.close()
-
-    async def _left_worktree(self, stored: StoredRun) -> WorktreeRecord | None:
-        """The worktree of an earlier attempt if anything was or is in it; what was only being made is removed."""
-        record, last = _planned_worktree(stored), stored.worktree()
-        if record is None or last is None:
-            return None
-        if last["event"] == "worktree_planned":
-            await self._worktrees.finish(record)
-            return None
-        if last["event"] == "worktree_leaving":
-            return record if isinstance(await self._worktrees.finish(record), Kept) else None
-        return None if last["event"] == "worktree_finished" and not last["kept"] else record
 
     async def _drive(self, handle: RunHandle, cwd: Path) -> None:
         failure: Exception | None = None
@@ -598,49 +511,8 @@ class Session:
             (handle.folder / "internal-error.log").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _runs_above(env: Mapping[str, str]) -> tuple[str, ...]:
-    """The runs of whose actions this process is a part, outermost first."""
-    return tuple((env.get("LL_LOOP_RUN_IDS") or env.get("LL_LOOP_RUN_ID") or "").split())
-
-
-def _check_numbers(request: Request) -> None:
-    for name in ("max_steps", "max_iterations", "context_limit", "handoff_threshold"):
-        number = getattr(request, name)
-        if number is not None and number < 1:
-            raise UsageError(f"{name.replace('_', ' ')} must be at least 1, not {number}")
-    if request.handoff_threshold is not None and request.handoff_threshold > 100:
-        raise UsageError(f"a handoff threshold is at most 100 percent, not {request.handoff_threshold}")
-    if request.delay is not None and request.delay < 0:
-        raise UsageError(f"a delay cannot be negative: {request.delay:g}")
-    if request.queue_timeout is not None and request.queue_timeout < 0:
-        raise UsageError(f"a queue timeout cannot be negative: {request.queue_timeout:g}")
-
-
-def _scope(loop: Loop, context: Mapping[str, Any]) -> list[str]:
-    """The paths of a loop's scope with `${context.KEY}` filled in; a key without value is refused."""
-    try:
-        return [render(entry, Namespaces(context=context)) for entry in loop.scope]
-    except TemplateError as error:
-        raise NotFoundError(f"the scope of {loop.name} cannot be filled in: {error}") from error
-
-
-def _planned_worktree(stored: StoredRun) -> WorktreeRecord | None:
-    planned = [record for record in stored.text.records if record["event"] == "worktree_planned"]
-    return WorktreeRecord(**planned[-1]["worktree"]) if planned else None
-
-
-def _own_sources(checkout: Path, env: Mapping[str, str]) -> dict[str, str]:
-    """What makes Python import a worktree's own `src`: an editable install names that of the main checkout."""
-    src = checkout / "src"
-    if not (src.is_dir() and (checkout / "pyproject.toml").exists()):
-        return {}
-    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(src), env.get("PYTHONPATH")]))}
-
-
-def _left(outcome: Outcome | None) -> dict[str, Any]:
-    """What became of a worktree, as `worktree_finished` tells it."""
-    kept = outcome if isinstance(outcome, Kept) else None
-    return {"kept": kept is not None, **kept_to_json(kept)}
+def _paths(loop: Loop, context: Mapping[str, Any], base: Path) -> tuple[str, ...]:
+    return tuple(str(path) for path in normalise(scope_of(loop, context), base))
 
 
 def _doubt(run: Run, started: bool) -> dict[str, Any]:

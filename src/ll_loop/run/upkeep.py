@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from ..errors import CannotCreateError, LoopError, RefusedError, UsageError
-from . import control, journal, recovery, sweep
+from . import journal, recovery, sockets, sweep
 from .mirror import Mirror
 from .process import Grace
 from .recovery import StoredRun
@@ -79,7 +79,7 @@ class Cleaner:
             found += of_run
             busy |= {one.run_id for one in of_run if one.kind == "process" and not one.done}
         found += self._locks(busy)
-        found += control.stale_sockets(_socket, act=self._act)
+        found += sockets.stale_sockets(_socket, act=self._act)
         return found + await self._trees()
 
     async def _swept(self, run: StoredRun, found: Sequence[Remains]) -> list[Remains]:
