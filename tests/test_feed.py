@@ -10,7 +10,9 @@ import anyio
 import pytest
 
 from ll_loop.run.feed import Feed
-from ll_loop.run.process import Command, Finished, Grace, Spawner, Stream
+from ll_loop.run.pipes import Stream
+from ll_loop.run.process import Command, Finished, Spawner
+from ll_loop.run.tree import Grace
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts descriptors in /proc")
 

@@ -16,8 +16,10 @@ from ll_loop.core.hosts.codex import Codex
 from ll_loop.core.hosts.command import AnyCommand
 from ll_loop.run import procs
 from ll_loop.run.hosting import Hosts, Limits, host_env
-from ll_loop.run.process import Grace, Spawner, Stream
+from ll_loop.run.pipes import Stream
+from ll_loop.run.process import Spawner
 from ll_loop.run.procs import Identity
+from ll_loop.run.tree import Grace
 
 FAKE = AnyCommand((sys.executable, "-m", "ll_loop", "fake-host"))
 SAY_OK = '{"type":"result","is_error":false,"result":"ok","usage":{"input_tokens":1,"output_tokens":1}}'

@@ -17,8 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ll_loop.run import procs
-from ll_loop.run.process import Command, Finished, Grace, LineSplitter, Signals, Spawner, Stream, end_tree
+from ll_loop.run.pipes import LineSplitter, Stream
+from ll_loop.run.process import Command, Finished, Spawner
 from ll_loop.run.procs import Identity
+from ll_loop.run.tree import Grace, Signals, end_tree
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
 linux = pytest.mark.skipif(not procs.LINUX, reason="orphans come back to us on Linux only")

@@ -16,8 +16,9 @@ import pytest
 
 from ll_loop.errors import CannotCreateError, LoopError, RefusedError, UsageError
 from ll_loop.run import procs
+from ll_loop.run.checkout import WorktreeRecord
 from ll_loop.run.git import Gate, git, git_write
-from ll_loop.run.worktree import Kept, Lease, Removed, WorktreeRecord, Worktrees, slug
+from ll_loop.run.worktree import Kept, Lease, Removed, Worktrees, slug
 
 IDENTITY = {
     "GIT_AUTHOR_NAME": "Ada",
@@ -586,7 +587,8 @@ async def test_cancelling_the_making_leaves_nothing_behind(repo: Repo, tmp_path:
 DIES = """
 import sys, os, anyio
 from pathlib import Path
-from ll_loop.run.worktree import Worktrees, WorktreeRecord
+from ll_loop.run.checkout import WorktreeRecord
+from ll_loop.run.worktree import Worktrees
 async def main(deed, project, *fields):
     worktrees, record = Worktrees(Path(project)), WorktreeRecord(*fields)
     if deed == "create":

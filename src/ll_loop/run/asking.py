@@ -21,7 +21,8 @@ from ..core.judges import MODEL
 from ..errors import NotFoundError, UsageError
 from ..files.settings import Orchestration
 from .hosting import Answered, Hearer, Hosts, Limits
-from .process import NOT_FOUND, Stream
+from .pipes import Stream
+from .process import NOT_FOUND
 from .procs import Identity
 from .traffic import Tell, Traffic, account_of
 

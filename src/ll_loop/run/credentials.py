@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from ..errors import LoopError
-from .process import Command, Spawner, Stream
+from .pipes import Stream
+from .process import Command, Spawner
 
 SCOPES: Mapping[str, tuple[str, ...]] = {
     "github": ("GH_TOKEN", "GITHUB_TOKEN", "GH_ENTERPRISE_TOKEN", "GITHUB_ENTERPRISE_TOKEN"),

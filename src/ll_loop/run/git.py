@@ -19,7 +19,9 @@ import anyio
 from msgspec import Struct
 
 from ..errors import RefusedError, UsageError
-from .process import Command, Grace, Spawner, Stream
+from .pipes import Stream
+from .process import Command, Spawner
+from .tree import Grace
 
 LOCK_NAME = "ll-loop.lock"
 _POLL = 0.02

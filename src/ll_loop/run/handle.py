@@ -15,15 +15,16 @@ from ..core.replay import Replayed
 from ..core.snapshot import open_question, snapshot
 from ..errors import Problem, RefusedError
 from .bus import Bus, Reader, Record
+from .checkout import WorktreeRecord
 from .desk import Desk, reply_of
 from .engine import Engine
 from .journal import Journal, now
 from .locks import Ticket
 from .mirror import Foreign
-from .process import Grace
 from .recovery import StoredRun
 from .request import Request, RunResult
-from .worktree import Kept, WorktreeRecord
+from .tree import Grace
+from .worktree import Kept
 
 RESOLVED = "human_approval_resolved"
 

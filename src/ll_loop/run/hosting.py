@@ -18,8 +18,10 @@ from msgspec import Struct
 
 from ..core.hosts.base import FILES, Call, Host
 from ..core.hosts.turn import Reply, Turn
-from .process import TIMED_OUT, Command, Finished, Grace, Spawner, Stream
+from .pipes import Stream
+from .process import TIMED_OUT, Command, Finished, Spawner
 from .procs import Identity
+from .tree import Grace
 
 LINGER = 2.0
 """Seconds that a host has to exit after it told the end of its turn."""

@@ -21,7 +21,7 @@ from mcp.shared.message import SessionMessage
 
 from .. import __version__
 from .feed import Feed
-from .process import Stream
+from .pipes import Stream
 
 logging.getLogger("mcp").addHandler(logging.NullHandler())  # else what it logs is written over the display
 

@@ -21,8 +21,9 @@ from ..core.model import EMPTY
 from ..errors import LoopError
 from . import files
 from .feed import Feed
-from .process import NOT_FOUND, TIMED_OUT, Command, Finished, Grace, Spawner
+from .process import NOT_FOUND, TIMED_OUT, Command, Finished, Spawner
 from .procs import Identity
+from .tree import Grace
 
 if TYPE_CHECKING:
     from types import ModuleType

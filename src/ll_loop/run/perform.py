@@ -61,11 +61,12 @@ from .hosting import Hosts
 from .journal import Journal
 from .mcp_tool import Caller
 from .probes import fingerprint_of_paths, fingerprint_of_tree, load_loop, used_memory
-from .process import Command, Finished, Grace, Spawner
+from .process import Command, Finished, Spawner
 from .procs import Identity
 from .promote import promote
 from .records import read_learning
 from .traffic import Tell, Traffic
+from .tree import Grace
 
 SCRIPTS = "ll-action-*.sh"
 """The files that actions are read from, in the system's folder for temporary files."""

@@ -17,7 +17,8 @@ import anyio
 from ..core.effects import Probed
 from ..errors import LoopError
 from .git import git
-from .process import Command, Spawner, Stream
+from .pipes import Stream
+from .process import Command, Spawner
 from .testfiles import is_test
 
 TIMEOUT = 300.0

@@ -41,13 +41,14 @@ from .locks import Locks, folds_case, normalise
 from .mirror import Foreign, Mirror
 from .perform import Actions
 from .probes import named_env, read_head
-from .process import Grace, Spawner
+from .process import Spawner
 from .purse import Purse
 from .recovery import StoredRun, identity_to_json
 from .request import Request, check_numbers, limits, new_run_id
 from .results import cause_of, result_of
 from .saver import StateSaver
 from .traffic import Circuit, Traffic
+from .tree import Grace
 from .workplace import Workplaces
 from .worktree import Worktrees
 

@@ -11,9 +11,9 @@ from msgspec import Struct
 from ..errors import LoopError, RefusedError
 from . import procs, recovery
 from .perform import SCRIPTS
-from .process import Grace, end_tree
 from .procs import Identity
 from .recovery import StoredRun
+from .tree import Grace, end_tree
 
 
 class Swept(Struct, frozen=True):

@@ -18,10 +18,11 @@ from msgspec import Struct
 
 from ..errors import CannotCreateError, LoopError, RefusedError, UsageError
 from . import journal, recovery, sockets, sweep
+from .checkout import WorktreeRecord
 from .mirror import Mirror
-from .process import Grace
 from .recovery import StoredRun
-from .worktree import Kept, Leftover, WorktreeRecord, Worktrees
+from .tree import Grace
+from .worktree import Kept, Leftover, Worktrees
 
 ARCHIVE = "archive"
 

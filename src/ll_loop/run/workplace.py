@@ -12,11 +12,12 @@ from msgspec.structs import asdict
 from ..errors import LoopError
 from . import recovery, sweep
 from .bus import Bus
+from .checkout import WorktreeRecord
 from .handle import RunHandle
 from .journal import Committer, Journal
 from .recovery import StoredRun
 from .results import kept_to_json
-from .worktree import Kept, Lease, Outcome, WorktreeRecord, Worktrees
+from .worktree import Kept, Lease, Outcome, Worktrees
 
 
 class Workplaces:
