@@ -12,13 +12,14 @@ from typing import Any
 import anyio
 import pytest
 
+from ll_loop.api import resume
 from ll_loop.check.states import CREDENTIALS
 from ll_loop.core import machine
 from ll_loop.core.effects import ActionDone, Outcome, Probed, ReadMemory, Rested, RunAction, Sleep, SnapshotTests
 from ll_loop.core.model import HostGuard, Loop, Prompt, Routes, Shell, State
 from ll_loop.run import recovery
 from ll_loop.run.credentials import SCOPES
-from ll_loop.run.request import RunResult
+from ll_loop.run.request import Request, RunResult
 from ll_loop.run.session import Session
 from projects import LIMIT, Project, appears, names, only
 
@@ -311,6 +312,52 @@ async def test_actions_over_the_memory_budget_lead_to_its_state(project: Project
     used = told(project, result, "host_subproc_rss")[0]
     assert used["peak_rss_mb"] == used["cumulative_mb"] > 390
     assert told(project, result, "host_budget_exceeded")[0]["action"] == "route:broken"
+
+
+HUNGRY = "python3 -c 'x = bytearray(b\"x\") * (400 << 20)'"
+
+
+def hungry(project: Project, budget: int, head: str = "") -> None:
+    loop(project, "true", "next: eat", "on_yes: eat")
+    text = (project.loops / "a.yaml").read_text()
+    guard = f"{head}host_guard: {{max_cumulative_subproc_mb: {budget}, budget_state: broken}}\n"
+    eat = f"states:\n  eat:\n    action: {HUNGRY}\n    next: done\n"
+    (project.loops / "a.yaml").write_text(text.replace("scope:", f"{guard}scope:").replace("states:\n", eat))
+
+
+@pytest.mark.parametrize(
+    ("budget", "wishes", "final"),
+    [
+        (10000, {"host_guard_budget_mb": 300}, "broken"),
+        (1, {"host_guard_budget_mb": 0}, "done"),
+        (1, {"no_host_guard": True}, "done"),
+    ],
+)
+async def test_a_start_can_set_another_memory_budget_or_none(
+    project: Project, budget: int, wishes: dict[str, Any], final: str
+) -> None:
+    hungry(project, budget)
+    async with Session(project.folder) as session:
+        with anyio.fail_after(LIMIT):
+            assert (await session.start_request(Request("a", **wishes)).wait()).final_state == final
+
+
+async def test_a_run_goes_on_without_the_guard_if_its_resume_says_so(project: Project) -> None:
+    hungry(project, 1, "max_steps: 1\n")
+    assert (await run(project)).status == "interrupted"
+    async with Session(project.folder) as session:
+        with anyio.fail_after(LIMIT):
+            [goes_on] = resume(session, max_steps=5, no_host_guard=True)
+            assert (await goes_on.wait()).final_state == "done"
+
+
+async def test_a_run_that_failed_by_its_memory_budget_is_started_anew_with_more(project: Project) -> None:
+    hungry(project, 1)
+    assert (await run(project)).final_state == "broken"
+    async with Session(project.folder) as session:
+        with anyio.fail_after(LIMIT):
+            [anew] = resume(session, failed=True, host_guard_budget_mb=10000)
+            assert (await anew.wait()).final_state == "done"
 
 
 def prompting(guard: HostGuard) -> Loop:

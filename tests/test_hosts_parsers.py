@@ -221,10 +221,13 @@ def test_the_prompt_goes_to_stdin_and_nowhere_else(host: AnyCommand) -> None:
 
 @pytest.mark.parametrize("host", NATIVE, ids=lambda host: host.key)
 def test_what_a_host_cannot_do_is_named(host: AnyCommand) -> None:
-    call = Call(prompt="p", cwd="/project", agent="reviewer", tools=("Read", "Edit"), schema={"type": "object"})
+    call = Call(
+        prompt="p", cwd="/project", agent="reviewer", tools=("Read", "Edit"), schema={"type": "object"}, effort="max"
+    )
     launch = host.build(call)
     words = " ".join((*launch.argv, *launch.files.values()))
-    told = {"agent": "reviewer" in words, "tools": "Read,Edit" in words, "schema": '"object"' in words}
+    told = {"agent": "reviewer" in words, "tools": "Read,Edit" in words, "schema": '"object"' in words,
+            "effort": any(word in words for word in ("effort max", 'effort="max"', "thinking xhigh"))}  # fmt: skip
     assert {name for name, done in told.items() if not done} == set(launch.left_out)
 
 

@@ -62,6 +62,26 @@ async def test_a_prompt_is_answered_and_judged(project: Project) -> None:
     assert (evaluation["type"], evaluation["verdict"], evaluation["model_backend"]) == ("default", "yes", "fake")
 
 
+@pytest.mark.parametrize(
+    ("state", "head", "asked", "told"),
+    [("effort: low\n", "llm: {effort: max}\n", "high", "low"), ("", "llm: {effort: max}\n", "high", "high"),
+     ("", "llm: {effort: max}\n", "", "max"), ("", "", "", None)],
+)  # fmt: skip
+async def test_the_host_hears_how_hard_to_think(
+    project: Project, state: str, head: str, asked: str, told: str | None
+) -> None:
+    write(project, prompt("result in=1 out=1", more=f"next: done\n{state}"), head)
+    agent = project.folder / "bin/claude"
+    agent.parent.mkdir()
+    agent.write_text('#!/bin/sh\necho "$*" > argv\necho \'{"type": "result", "result": "ok"}\'\n')
+    agent.chmod(0o755)
+    env = {"PATH": f"{agent.parent}:{os.environ['PATH']}", "LL_HOST_CLI": "claude-code"}
+    _, records = await run(project, env, effort=asked)
+    words = (project.folder / "argv").read_text().split()
+    assert (words[words.index("--effort") + 1] if "--effort" in words else None) == told
+    assert only(records, "action_complete")[0].get("effort") == told
+
+
 async def test_a_failed_host_is_an_error_that_no_judge_is_asked_about(project: Project) -> None:
     write(project, prompt("text half", "result error=boom", more="on_yes: bad\non_no: bad\non_error: done\n"))
     result, records = await run(project)

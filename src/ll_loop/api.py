@@ -177,19 +177,26 @@ def resume(
     max_steps: int | None = None,
     max_iterations: int | None = None,
     failed: bool = False,
+    no_host_guard: bool = False,
+    host_guard_budget_mb: float | None = None,
 ) -> list[RunHandle]:
     """Go on with a run (by id, by the beginning of its id, `latest`, or its loop's name), or a batch's unfinished.
 
     Without `wanted`: all that the last batch left unfinished. With `failed`, those of the batch (or the run) that ended
-    for good without success are started again as new runs, with what was asked for then. `max_steps` and
-    `max_iterations` replace the caps of what goes on. Raises NotFoundError if there is nothing, RefusedError if it is
+    for good without success are started again as new runs, with what was asked for then. What is given of the rest
+    (see `Request`) replaces what was asked for then. Raises NotFoundError if there is nothing, RefusedError if it is
     still running or has ended for good.
     """
+    caps = _given(max_steps=max_steps, max_iterations=max_iterations)
+    wishes = _given(no_host_guard=no_host_guard or None, host_guard_budget_mb=host_guard_budget_mb)
     if failed:
-        return start_all(session, failed_requests(session.runs, wanted, max_steps, max_iterations))
-    raised = {name for name, cap in (("max_steps", max_steps), ("max_iterations", max_iterations)) if cap is not None}
-    found = resumable_runs(session.runs, wanted, raised=raised)
-    return session.resume_all(found, max_steps=max_steps, max_iterations=max_iterations)
+        return start_all(session, failed_requests(session.runs, wanted, {**caps, **wishes}))
+    found = resumable_runs(session.runs, wanted, raised=caps.keys())
+    return session.resume_all(found, **caps, wishes=wishes)
+
+
+def _given(**asked: Any) -> dict[str, Any]:
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def carry_on(session: Session, wanted: Resumption) -> list[RunHandle]:

@@ -62,6 +62,7 @@ async def run_many(names: tuple[str, ...], dry_run: bool, **given: Any) -> int:
 @click.option("--failed", is_flag=True, help="Start those of the batch that failed anew, as they were asked for.")
 @options.caps
 @options.budget
+@options.host_guard
 @options.jobs
 @options.host_slots
 @options.background

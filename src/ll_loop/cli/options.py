@@ -71,6 +71,13 @@ program_md = click.option(
     "--program-md", type=click.Path(path_type=Path), metavar="PATH",
     help="Take directive, targets etc. from this file in place of .ll/program.md.",
 )  # fmt: skip
+host_guard = together(
+    click.option("--no-host-guard", is_flag=True, help="Pay no heed to how much of the machine's memory is used."),
+    click.option(
+        "--host-guard-budget-mb", type=click.FloatRange(min=0), metavar="MB",
+        help="What actions may use of memory in sum, in place of the loop's own limit; 0 for none.",
+    ),
+)  # fmt: skip
 host_slots = click.option(
     "--host-slots", type=click.IntRange(min=1), metavar="N", help="Call agent hosts at most N at a time."
 )
@@ -135,8 +142,13 @@ start = together(
     budget,
     click.option("--host", default="", metavar="HOST", help="Which agent CLI takes prompts: claude-code, codex, …"),
     click.option("--model", default="", metavar="ID", help="Model of prompt states without one of their own."),
+    click.option(
+        "--effort", default="", metavar="LEVEL",
+        help="How hard the model is to think in prompt states that do not say: low, medium, high, …",
+    ),
     click.option("--llm-model", default="", metavar="ID", help="Model of judges."),
     click.option("--no-llm", is_flag=True, help="Let no model judge: such verdicts are errors."),
+    host_guard,
     click.option(
         "--prompt-size-warn-chars", "prompt_size_warn", type=click.IntRange(min=0), metavar="N",
         help="Warn of longer prompts; 0 means never.",

@@ -27,6 +27,7 @@ class Agent(Struct, frozen=True):
     hint: str = ""
     agent: str = ""
     tools: tuple[str, ...] = ()
+    effort: str = ""
 
 
 class JudgeSettings(Struct, frozen=True):
@@ -49,6 +50,7 @@ def agent_of(loop: Loop, state: State) -> Agent:
         hint=hint,
         agent=_word(keys, "agent"),
         tools=tuple(map(str, tools)) if isinstance(tools, list | tuple) else (),
+        effort=_word(keys, "effort") or loop.wishes.effort or _word(_block(loop, "llm"), "effort"),
     )
 
 

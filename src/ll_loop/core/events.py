@@ -108,6 +108,8 @@ def _of_the_host(reply: Reply) -> Fields:
     if reply.asked_model:
         model = reply.asked_model
         fields |= {"model_requested": model, "model_resolved": model, "model_backend": reply.host}
+    if reply.effort:
+        fields["effort"] = reply.effort
     if reply.usage is None:
         return fields
     names = ("input_tokens", "cache_read_tokens", "cache_creation_tokens", "output_tokens")

@@ -29,7 +29,7 @@ from .entering import AFTER_FLUSH, cooled, enter, flush, flushed, memory_read, n
 from .events import Event
 from .frame import After, Frame, Run
 from .leaving import end_all, finish, loaded, promoted, rate_limit_rested, rested, server_error_rested, wait_or_leave
-from .model import EMPTY, Ending, Loop, TerminatedBy, Wishes
+from .model import EMPTY, Ending, Loop, TerminatedBy
 from .move import NEXT_STATE, EndRun, Move, Next, NextState, Wait
 from .tally import merged
 
@@ -157,7 +157,7 @@ def with_overrides(loop: Loop, overrides: Mapping[str, Any]) -> Loop:
         return loop
     given = dict(overrides)
     if isinstance(wishes := given.get("wishes"), Mapping):
-        given["wishes"] = Wishes(**wishes)
+        given["wishes"] = replace(loop.wishes, **wishes)
     for name in BUDGETS:
         if isinstance(raised := given.get(name), Mapping):
             given[name] = merged(getattr(loop, name), raised)

@@ -6,6 +6,8 @@ the performer; where it cannot be read, nothing happens.
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from . import events
 from .effects import ActionDone, Probed, ReadMemory, Sleep
 from .model import HostGuard
@@ -14,13 +16,23 @@ from .move import EndRun, Move, Wait
 
 def look(move: Move) -> Wait | None:
     """Read the memory before a prompt."""
-    guarded = move.state.is_prompt and move.frame.loop.host_guard.enabled
+    guarded = move.state.is_prompt and _guard(move).enabled
     return Wait(ReadMemory(), "memory") if guarded else None
+
+
+def _guard(move: Move) -> HostGuard:
+    """What the loop says, and of the outermost one what was asked for at the start."""
+    guard, wishes = move.frame.loop.host_guard, move.frames[0].loop.wishes
+    if wishes.no_host_guard:
+        return replace(guard, enabled=False)
+    if wishes.host_guard_budget_mb is None or len(move.frames) > 1:
+        return guard
+    return replace(guard, budget_mb=wishes.host_guard_budget_mb)
 
 
 def weigh(move: Move, seen: Probed) -> Wait | str | None:
     """A pause, a state to go to instead, or None to go on; ends the loop if it is to be aborted."""
-    frame, guard = move.frame, move.frame.loop.host_guard
+    frame, guard = move.frame, _guard(move)
     if seen.value is None:
         return None
     used = float(seen.value)
@@ -55,16 +67,16 @@ def _cool_down(move: Move, guard: HostGuard, used: float) -> Wait:
 
 def account(move: Move, done: ActionDone) -> None:
     """Add an action's peak to the sum, where the loop has a budget."""
-    frame, budget = move.frame, move.frame.loop.host_guard.budget_mb
-    if not budget or not move.frame.loop.host_guard.enabled:
+    frame, guard = move.frame, _guard(move)
+    if not guard.budget_mb or not guard.enabled:
         return
     frame.used_mb += done.peak_mb
-    move.emit(events.host_subproc_rss(frame.state, done.peak_mb, frame.used_mb, budget))
+    move.emit(events.host_subproc_rss(frame.state, done.peak_mb, frame.used_mb, guard.budget_mb))
 
 
 def over_budget(move: Move, target: str | None) -> str | None:
     """Where a state leads once the budget has been passed: it says so once."""
-    frame, guard = move.frame, move.frame.loop.host_guard
+    frame, guard = move.frame, _guard(move)
     if not guard.budget_mb or frame.budget_told or frame.used_mb <= guard.budget_mb:
         return target
     frame.budget_told = True

@@ -349,9 +349,13 @@ class Wishes(Struct, frozen=True):
     model: str = ""
     judge_model: str = ""
     no_judge: bool = False
+    effort: str = ""
     advisor: str | None = None
     """The host that gives advice, empty for the usual one; None if nobody does."""
     advisor_model: str = ""
+    no_host_guard: bool = False
+    host_guard_budget_mb: float | None = None
+    """Megabytes for the actions of the outermost loop in place of its own `host_guard`, 0 for no limit."""
 
 
 class HostGuard(Struct, frozen=True):

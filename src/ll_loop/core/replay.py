@@ -147,8 +147,8 @@ def _apply(loop: Loop, state: Replayed, record: Mapping[str, Any], load: Load) -
 
 
 def caps_in(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The caps and budgets that a record says were raised."""
-    names = (*machine.CAPS.values(), *machine.BUDGETS)
+    """The caps and budgets that a record says were raised, and what else a resume asked for."""
+    names = (*machine.CAPS.values(), *machine.BUDGETS, "wishes")
     return {name: record[name] for name in names if record.get(name) is not None}
 
 

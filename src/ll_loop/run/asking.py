@@ -122,7 +122,9 @@ class Asking:
         except (UsageError, NotFoundError) as error:
             return ActionDone(1, stderr=f"Action failed: {error}", reply=Turn.never_began(str(error)))
         model = self._model(host, who.model, who.hint)
-        call = Call(prompt=action.text, cwd=str(self._cwd), model=model, agent=who.agent, tools=who.tools)
+        call = Call(
+            prompt=action.text, cwd=str(self._cwd), model=model, effort=who.effort, agent=who.agent, tools=who.tools
+        )
         limits = Limits(action.timeout or None, action.idle_timeout or None, STALLED)
         answered = await self._call(host, call, hearer, limits, started)
         return _done(answered, _told(answered.reply, host, call), str(self._cwd))
@@ -174,7 +176,9 @@ class _Deaf:
 
 
 def _told(reply: Reply, host: Host, call: Call) -> Reply:
-    return replace(reply, host=host.key, asked_model=call.model, left_out=host.build(call).left_out)
+    left_out = host.build(call).left_out
+    effort = "" if "effort" in left_out else call.effort
+    return replace(reply, host=host.key, asked_model=call.model, effort=effort, left_out=left_out)
 
 
 def _done(answered: Answered, reply: Reply, cwd: str) -> ActionDone:

@@ -29,6 +29,8 @@ class Resumption(Struct, frozen=True):
     max_steps: int | None = None
     max_iterations: int | None = None
     failed: bool = False
+    no_host_guard: bool = False
+    host_guard_budget_mb: float | None = None
 
 
 class Errand(Struct, frozen=True):

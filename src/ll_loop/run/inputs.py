@@ -72,12 +72,15 @@ def overrides_of(request: Request, config: Config) -> dict[str, Any]:
 def _wishes_of(request: Request, config: Config) -> dict[str, Any]:
     advisor = config.advisor
     wishes = Wishes(
-        request.host,
-        request.model,
-        request.llm_model,
-        request.no_llm,
-        (advisor.host or "") if advisor.enabled else None,
-        advisor.model,
+        host=request.host,
+        model=request.model,
+        judge_model=request.llm_model,
+        no_judge=request.no_llm,
+        effort=request.effort,
+        advisor=(advisor.host or "") if advisor.enabled else None,
+        advisor_model=advisor.model,
+        no_host_guard=request.no_host_guard,
+        host_guard_budget_mb=request.host_guard_budget_mb,
     )
     return {} if wishes == Wishes(advisor_model=advisor.model) else {"wishes": asdict(wishes)}
 

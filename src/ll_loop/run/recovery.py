@@ -11,7 +11,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from ..core.machine import CAPS, RESUMABLE
-from ..core.model import Loop
+from ..core.model import EMPTY, Loop
 from ..core.replay import Load, Replayed, ReplayError, replay
 from ..core.tally import Tally, tally_from_json
 from ..errors import LoopError, NotFoundError, RefusedError
@@ -304,13 +304,11 @@ def resumable_runs(runs: Path, wanted: str | None, *, raised: Collection[str] = 
     return [find_run(runs, wanted)]
 
 
-def failed_requests(
-    runs: Path, wanted: str | None, max_steps: int | None = None, max_iterations: int | None = None
-) -> list[Request]:
+def failed_requests(runs: Path, wanted: str | None, given: Mapping[str, Any] = EMPTY) -> list[Request]:
     """What was asked for in the runs of a batch that ended for good without success, in its order.
 
-    `wanted` is a batch, or what `find_run` takes; without it, the last batch. Caps replace those asked for then.
-    NotFoundError if none failed.
+    `wanted` is a batch, or what `find_run` takes; without it, the last batch. What is `given` replaces what was asked
+    for. NotFoundError if none failed.
     """
     stored = list(stored_runs(runs, run_ids(runs)))
     batch = (stored[-1].batch if stored else "") if wanted in (None, LATEST) else wanted
@@ -318,8 +316,6 @@ def failed_requests(
     failed = [run for run in chosen if run.is_over and run.status in FAILED and not run.is_resumable]
     if not failed:
         raise NotFoundError("no run of that batch failed" if chosen else "there are no runs yet")
-    caps = {"max_steps": max_steps, "max_iterations": max_iterations}
-    given = {name: cap for name, cap in caps.items() if cap is not None}
     ordered = sorted(failed, key=lambda run: (run.created["index"], run.run_id))
     asked = [Request.from_json({**run.created["request"], "name": run.created["path"]}) for run in ordered]
     return [replace(request, **given) for request in asked]

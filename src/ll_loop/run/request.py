@@ -26,7 +26,9 @@ class Request(Struct, frozen=True):
     replace. `queue` waits for a held scope, at most `queue_timeout` seconds; `lock` false takes no scope at all.
     `program_md` is the path of a steering file in place of the project's own. `handoff_threshold` (1 to 100 percent)
     and `context_limit` (tokens) are told to actions. `host` and `model` say who takes prompts (a state's own model
-    comes first), `llm_model` who judges; with `no_llm` nobody does. `prompt_size_warn` is in characters, 0 for never.
+    comes first), `llm_model` who judges; with `no_llm` nobody does. `effort` says how hard a model is to think, where
+    its state does not. `no_host_guard` pays no heed to the machine's memory, `host_guard_budget_mb` is what actions may
+    use of it in sum, 0 for no limit. `prompt_size_warn` is in characters, 0 for never.
     `max_usd`, `max_tokens` and `deadline` (seconds) are what this run may spend before no further prompt is started.
     """
 
@@ -52,6 +54,9 @@ class Request(Struct, frozen=True):
     max_usd: float | None = None
     max_tokens: int | None = None
     deadline: float | None = None
+    effort: str = ""
+    no_host_guard: bool = False
+    host_guard_budget_mb: float | None = None
 
     def overrides(self) -> dict[str, Any]:
         """What replaces the loop's own values."""

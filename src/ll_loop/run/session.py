@@ -24,7 +24,7 @@ from ..core import machine
 from ..core.effects import RunAction
 from ..core.endings import exit_code_of, status_of
 from ..core.frame import Run
-from ..core.model import Budget, Ending, Loop, TerminatedBy
+from ..core.model import EMPTY, Budget, Ending, Loop, TerminatedBy
 from ..errors import CannotCreateError, LoopError, NotFoundError, RefusedError, UsageError
 from ..files.config import Config, load_config
 from ..files.library import Library
@@ -312,21 +312,32 @@ class Session:
     # --- resuming ------------------------------------------------------------------------------------------
 
     def resume(
-        self, stored: StoredRun, *, max_steps: int | None = None, max_iterations: int | None = None
+        self,
+        stored: StoredRun,
+        *,
+        max_steps: int | None = None,
+        max_iterations: int | None = None,
+        wishes: Mapping[str, Any] = EMPTY,
     ) -> RunHandle:
         """Go on with a run that was interrupted or killed; what it left alive is ended first.
 
-        `max_steps` and `max_iterations` replace its caps from here on, the session's `max_usd`, `max_tokens` and
-        `deadline` its budget, or that of its batch if it has one. Raises RefusedError when it lives, has ended for
-        good, or ended at a cap or a budget that is not raised; `ReplayError` when its loop was changed.
+        `max_steps` and `max_iterations` replace its caps from here on, `wishes` what its start wished, the session's
+        `max_usd`, `max_tokens` and `deadline` its budget, or that of its batch if it has one. Raises RefusedError when
+        it lives, has ended for good, or ended at a cap or a budget that is not raised; `ReplayError` when its loop was
+        changed.
         """
-        return self.resume_all([stored], max_steps=max_steps, max_iterations=max_iterations)[0]
+        return self.resume_all([stored], max_steps=max_steps, max_iterations=max_iterations, wishes=wishes)[0]
 
     def resume_all(
-        self, stored: Iterable[StoredRun], *, max_steps: int | None = None, max_iterations: int | None = None
+        self,
+        stored: Iterable[StoredRun],
+        *,
+        max_steps: int | None = None,
+        max_iterations: int | None = None,
+        wishes: Mapping[str, Any] = EMPTY,
     ) -> list[RunHandle]:
         """Go on with all of these runs or, if one of them cannot, with none: see `resume`."""
-        caps = {"max_steps": max_steps, "max_iterations": max_iterations}
+        caps = {"max_steps": max_steps, "max_iterations": max_iterations, "wishes": dict(wishes) or None}
         raised = {name: cap for name, cap in caps.items() if cap is not None}
         wanted = list(stored)
         for batch in {run.batch for run in wanted if "shared" in run.created["overrides"]}:

@@ -31,6 +31,8 @@ class Claude:
             argv += ["--tools", ",".join(call.tools)]
         if call.model:
             argv += ["--model", call.model]
+        if call.effort:
+            argv += ["--effort", call.effort]
         if call.session:
             argv += ["--resume", call.session]
         if call.schema is not None:

@@ -24,6 +24,8 @@ class Codex:
         argv += ["-C", call.cwd]
         if call.model:
             argv += ["--model", call.model]
+        if call.effort:
+            argv += ["-c", f"model_reasoning_effort={json.dumps(call.effort)}"]
         files = {}
         if call.schema is not None:
             files["schema.json"] = json.dumps(call.schema)

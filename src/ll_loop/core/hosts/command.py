@@ -29,7 +29,7 @@ class AnyCommand(Struct, frozen=True):
 
     def build(self, call: Call) -> Launch:
         argv = tuple(word.replace("{model}", call.model).replace("{cwd}", call.cwd) for word in self.command)
-        return launch(call, argv, env=self.env, cannot=("agent", "tools", "schema", "session"))
+        return launch(call, argv, env=self.env, cannot=("agent", "tools", "schema", "session", "effort"))
 
     def parse(self, line: Line) -> Iterable[told.Event] | None:
         return Claude().parse(line)

@@ -25,7 +25,7 @@ class Gemini:
         # System settings come before the user's own; without the relaunch, the process that we know is the agent.
         env = {"GEMINI_CLI_NO_RELAUNCH": "true", "GEMINI_CLI_SYSTEM_SETTINGS_PATH": f"{FILES}/settings.json"}
         files = {"settings.json": json.dumps(SETTINGS)}
-        return launch(call, argv, env=env, files=files, cannot=("agent", "tools", "schema"))
+        return launch(call, argv, env=env, files=files, cannot=("agent", "tools", "schema", "effort"))
 
     def parse(self, line: Line) -> Iterable[told.Event] | None:
         match line.get("type"):

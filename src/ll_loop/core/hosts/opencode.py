@@ -24,7 +24,7 @@ class OpenCode:
             argv += ["--agent", call.agent]
         if call.session:
             argv += ["--session", call.session]
-        return launch(call, argv, env={"OPENCODE_DISABLE_AUTOUPDATE": "1"}, cannot=("tools", "schema"))
+        return launch(call, argv, env={"OPENCODE_DISABLE_AUTOUPDATE": "1"}, cannot=("tools", "schema", "effort"))
 
     def parse(self, line: Line) -> Iterable[told.Event] | None:
         began = told.Began(text(line.get("sessionID")))

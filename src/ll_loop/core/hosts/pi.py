@@ -22,6 +22,8 @@ class Pi:
         argv = ["pi", "--mode", "json", "-p"]
         if call.model:
             argv += ["--model", call.model]
+        if call.effort:
+            argv += ["--thinking", "xhigh" if call.effort == "max" else call.effort]
         if call.tools:
             argv += ["--tools", ",".join(call.tools)]
         if call.session:

@@ -26,8 +26,8 @@ class Reply(Struct, frozen=True, kw_only=True):
     `output` is all of its text, `answer` the last message. `failure` is None for a success. `status` is an HTTP status;
     `retry_after` is seconds and `resets_at` epoch seconds, as far as the host told. `usd` is the host's own figure;
     `requests` counts the blocks that `usage` sums up. `suspect` says why a success may be none. `timed_out` and
-    `missing` say that the host was ended, or is not there; `asked_model` is what it was asked for, `left_out` what of
-    the call it cannot do.
+    `missing` say that the host was ended, or is not there; `asked_model` and `effort` are what it was asked for,
+    `left_out` what of the call it cannot do.
     """
 
     output: str = ""
@@ -49,6 +49,7 @@ class Reply(Struct, frozen=True, kw_only=True):
     left_out: tuple[str, ...] = ()
     host: str = ""
     asked_model: str = ""
+    effort: str = ""
     timed_out: bool = False
     missing: bool = False
 
