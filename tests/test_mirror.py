@@ -18,7 +18,8 @@ import pytest
 from msgspec.structs import replace
 
 from ll_loop.errors import RefusedError, StorageError
-from ll_loop.run.mirror import Foreign, Mirror
+from ll_loop.run.lockfile import Foreign
+from ll_loop.run.mirror import Mirror
 from ll_loop.run.procs import identity_of, own_identity
 
 SCOPE = ["/project/src"]
@@ -581,6 +582,44 @@ async def test_the_death_of_a_holder_is_an_event(running: Path) -> None:
                 group.start_soon(own.wait_for_change, found, None)
                 await anyio.wait_all_tasks_blocked()
                 holder.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it was never tried")
+async def test_every_waiter_hears_of_a_change_at_once(running: Path) -> None:
+    other, own = mirror(running), mirror(running, poll=600)
+    await other.claim("one", "fix", SCOPE)
+    found = await own.claim("two", "fix", SCOPE)
+    assert found is not None
+    descriptors = len(os.listdir("/proc/self/fd"))
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            first = anyio.CancelScope()
+
+            async def gives_up() -> None:
+                with first:
+                    await own.wait_for_change(found, None)
+
+            group.start_soon(gives_up)  # the one that listens for all of them
+            await anyio.wait_all_tasks_blocked()
+            for _ in range(5):
+                group.start_soon(own.wait_for_change, found, None)
+            await anyio.wait_all_tasks_blocked()
+            first.cancel()
+            await anyio.wait_all_tasks_blocked()
+            await other.drop("one")
+
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+async def test_a_killed_process_has_no_place_in_the_line(running: Path) -> None:
+    lock = write_lock(running, "dead", dead_pid(), place=1, start=1.0, boot=own_identity().boot)
+    lock.rename(lock.with_suffix(".place"))
+    own = mirror(running)
+
+    assert await own.claim("two", "fix", SCOPE) is None
+    assert [str(notice).partition(": ")[2][:36] for notice in own.notices] == ["removed the place in the line of `ol"]
+    assert sorted(os.listdir(running)) == [".acquire.lock", "two.lock"]
 
 
 async def test_waiting_ends_when_time_is_up(running: Path) -> None:

@@ -23,8 +23,9 @@ from ll_loop.run import procs
 from ll_loop.run.admission import Admission
 from ll_loop.run.bus import Bus
 from ll_loop.run.handle import RunHandle
+from ll_loop.run.lockfile import Foreign
 from ll_loop.run.locks import Locks, components, overlaps
-from ll_loop.run.mirror import Foreign, Mirror
+from ll_loop.run.mirror import TURN, Mirror
 from ll_loop.run.request import Request, new_run_id
 from loops_gen import library_in, load
 
@@ -152,6 +153,7 @@ class Town:
     def leaves_nothing(self) -> None:
         assert [locks.size for locks in self.locks] == [0, 0]
         assert not list((self.folder / ".running").glob("*.lock")) or self._gate_alone()
+        assert not list((self.folder / ".running").glob("*.place"))
         assert self.inside == []
         assert all(actor.ended for actor in self.actors)
 
@@ -239,4 +241,29 @@ async def test_a_day_of_waiting_ends_in_the_very_second(tmp_path: Path, loop: Lo
             assert town.ask(actor)
             tasks.start_soon(town.live, actor)
     assert (holder.ended, waiter.ended) == ("done", "refused")
+    town.leaves_nothing()
+
+
+async def test_who_waits_for_a_slot_of_its_own_process_keeps_no_other_process_waiting(
+    tmp_path: Path, loop: Loop
+) -> None:
+    town = Town(tmp_path, loop, Random(1), crossing=True)
+    town.jobs = (1, 1)
+    town.engines = tuple(town._engine(locks, 1) for locks in town.locks)
+    holder, waiter, busy, next_ = (town.actor() for _ in range(4))
+    for actor, engine, path, work in [
+        (holder, 1, "/p", HOUR), (waiter, 0, "/p", 1.0), (busy, 0, "/q", DAY), (next_, 1, "/p", 1.0)
+    ]:  # fmt: skip
+        actor.engine, actor.admission, actor.handle.paths = engine, town.engines[engine], (path,)
+        actor.work, actor.fails, actor.handle.request = work, False, Request("a")
+    begun = anyio.current_time()
+    async with anyio.create_task_group() as tasks:
+        for actor in (holder, waiter, busy, next_):
+            assert town.ask(actor)
+            tasks.start_soon(town.live, actor)
+            await anyio.sleep(MOMENT)
+        while not next_.ended or next_.ended == "cancelled":  # noqa: ASYNC110 - virtual time costs nothing
+            await anyio.sleep(MOMENT)
+        assert anyio.current_time() - begun < HOUR + 10 * MOMENT + TURN
+    assert [actor.ended for actor in (holder, waiter, busy, next_)] == ["done"] * 4
     town.leaves_nothing()

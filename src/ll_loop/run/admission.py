@@ -17,8 +17,9 @@ from anyio.lowlevel import checkpoint
 
 from ..errors import RefusedError
 from .handle import RunHandle
+from .lockfile import Foreign
 from .locks import Locks, Ticket
-from .mirror import Foreign, Mirror
+from .mirror import TURN, Mirror
 
 HINT = "wait for it with --queue, or end it with `ll-loop stop`"
 NESTED_HINT = "a call from within an action does not wait for others, who may wait for that action's run"
@@ -102,9 +103,18 @@ class Admission:
         if handle.ticket is not None and not handle.ticket.granted:
             handle.note_waiting(_named(handle.ticket))
             await handle.ticket.wait()
+        try:
+            await self._claim_in_turn(handle)
+        finally:
+            self._mirror.leave_line(handle.run_id)
+
+    async def _claim_in_turn(self, handle: RunHandle) -> None:
+        """Wait for a slot, then for other processes, until both can be had at once."""
         deadline = math.inf
         while True:
-            handle.note_slot(waits=not self._slots.has(handle))
+            if not self._slots.has(handle):
+                self._mirror.leave_line(handle.run_id)  # others need not wait for a slot of ours
+                handle.note_slot(waits=True)
             await self._slots.wait(handle)
             handle.note_slot(waits=False)
             foreign = await self._claim(handle)
@@ -121,6 +131,7 @@ class Admission:
             if foreign.killed:
                 await sleep(SETTLE)
             else:
+                left = min(left, TURN) if foreign.place else left
                 await self._mirror.wait_for_change(foreign, None if math.isinf(left) else left)
 
     async def _claim(self, handle: RunHandle) -> Foreign | None:
@@ -135,8 +146,9 @@ class Admission:
         return foreign
 
     async def _one_claim(self, handle: RunHandle) -> Foreign | None:
+        name, singleton = handle.loop.name, handle.loop.singleton
         return await self._mirror.claim(
-            handle.run_id, handle.loop.name, handle.paths, handle.loop.singleton, derived_from=self._inherited
+            handle.run_id, name, handle.paths, singleton, derived_from=self._inherited, waits=_queues(handle)
         )
 
     def _refuse_to_wait(self, handle: RunHandle, foreign: Foreign) -> None:

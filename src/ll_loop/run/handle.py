@@ -19,8 +19,8 @@ from .checkout import WorktreeRecord
 from .desk import Desk, reply_of
 from .engine import Engine
 from .journal import Journal, now
+from .lockfile import Foreign
 from .locks import Ticket
-from .mirror import Foreign
 from .recovery import StoredRun
 from .request import Request, RunResult
 from .tree import Grace

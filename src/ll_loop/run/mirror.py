@@ -1,7 +1,8 @@
 """Scope locks on disk, for other processes and for recovery: one JSON file a run in `.loops/.running`.
 
-Within a process `locks` decides; its answer is never read back from here. A file stands only for a run that
-has all it needs, so nothing is held on disk while waiting. Files have the format that earlier engines write and
+Within a process `locks` decides; its answer is never read back from here. A lock stands only for a run that
+has all it needs, so nothing is held on disk while waiting; one that waits for other processes has its place in the
+line there, so that they go on in the order in which they came. Files have the format that earlier engines write and
 honour, with keys on top that identify the owner beyond its pid. All admission happens under `flock` of
 `.acquire.lock`, which is never deleted. No name written here but a lock's ends in `.lock`, since earlier
 engines read whatever does, and no `.pid` or `.state.json` is written, since they would act on it.
@@ -12,10 +13,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import stat
 import sys
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,74 +27,31 @@ from msgspec.structs import replace
 
 from ..errors import RefusedError, StorageError
 from . import procs
+from .dirwatch import Bell, Watch
+from .lockfile import GATE, LOCK, PLACE, Foreign, Notice, clear_away, found_in, read, still_stands, why_void
 from .locks import FOLD_CASE, components, overlaps
 from .procs import Identity
 
-GATE = ".acquire.lock"
 PATIENCE = 10.0
 POLL = 0.1
-GRACE = 5.0
-"""For so many seconds a file that makes no sense counts as one that is being written."""
-_PAUSES = (0.005, 0.01, 0.02, 0.05)
-_LARGEST = 64 * 1024
-_LARGEST_PID = 2**31 - 1
-_CLOCKS_DIFFER = 2.0
+FLOOR = 0.5
+"""As `POLL`, where changes are told: for what no event tells of."""
+TURN = 2.0
+"""Seconds in which a process takes what is free and its turn; after that, others pass it."""
+_PAUSES = (0.001, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 _SCRATCH = ".acquire.new"  # one name is enough, since one process at a time is past the gate
-
-
-class Foreign(Struct, frozen=True):
-    """A lock of somebody else. One with `trouble` can't be understood: it locks everything while it is young.
-
-    `pid` is 0 and `scope` is `/` where the file does not tell. One that is `killed` is of a run of this engine whose
-    process is dead; what it started may still be at work.
-    """
-
-    holder: str
-    run_id: str
-    pid: int
-    scope: tuple[str, ...]
-    file: Path
-    since: datetime | None = None
-    singleton: bool = False
-    trouble: str = ""
-    owner: Identity | None = None
-    stamp: tuple[int, int, int] = (0, 0, 0)
-    is_ours: bool = False
-    killed: bool = False
-
-    def __str__(self) -> str:
-        if self.pid == 0:
-            return f"{self.file}: {self.trouble or f'lock of {self.holder}'}"
-        since = f" since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since else ""
-        return f"`{self.holder}` (pid {self.pid}) holds {', '.join(self.scope)}{since}"
-
-
-class Notice(Struct, frozen=True):
-    """Something in the lock directory that was put right, for a person to know."""
-
-    file: Path
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.text}"
+_LAST = sys.maxsize
 
 
 class _Wish(Struct, frozen=True):
+    """What a run asks for, or has."""
+
     run_id: str
     loop_name: str
     scope: tuple[str, ...]
-    singleton: bool
-    derived_from: frozenset[str]
-    fold_case: bool
-
-    def conflicts_with(self, lock: Foreign) -> bool:
-        if lock.run_id == self.run_id or lock.trouble:
-            return True
-        if self.singleton and lock.singleton and lock.holder == self.loop_name:
-            return True
-        theirs = [components(path, fold_case=self.fold_case) for path in lock.scope]
-        ours = [components(path, fold_case=self.fold_case) for path in self.scope]
-        return any(overlaps(one, other) for one in ours for other in theirs)
+    singleton: bool = False
+    derived_from: frozenset[str] = frozenset()
+    waits: bool = False
 
 
 class Mirror:
@@ -103,7 +59,7 @@ class Mirror:
 
     What is put right on the way (locks of the dead, damaged files) is handed to `notify` in the event loop,
     or else kept in `notices`. `fold_case` as in `Locks`. In seconds: `patience` with the gate, and
-    `poll` between looks at what no event tells of.
+    `poll` between looks at what no event tells of (by default, less often where the system tells of changes).
 
     With `sweeps`, the lock of a killed run of this engine is not cleared away: a claim that it is in the way of returns
     it, `killed`. The caller ends what that run left at work, says `swept`, and claims again.
@@ -117,7 +73,7 @@ class Mirror:
         notify: Callable[[Notice], None] | None = None,
         fold_case: bool = FOLD_CASE,
         patience: float = PATIENCE,
-        poll: float = POLL,
+        poll: float | None = None,
         sweeps: bool = False,
     ) -> None:
         self.notices: list[Notice] = []
@@ -129,10 +85,13 @@ class Mirror:
         self._poll = poll
         self._sweeps = sweeps
         self._swept: set[tuple[int, int, int]] = set()
-        self._inodes: dict[str, int] = {}  # of the files that are ours, by run id
+        self._held: dict[str, tuple[_Wish, int]] = {}  # what is ours and the inodes of its files, by run id
+        self._waiting: dict[str, tuple[_Wish, int]] = {}  # those of ours that wait, and their places
+        self._idle: dict[tuple[int, int, int], float] = {}  # since when it has been the turn of others
+        self._watch = Watch(running_dir)
 
     def __repr__(self) -> str:
-        return f"<Mirror of {len(self._inodes)} runs in {self._dir}>"
+        return f"<Mirror of {len(self._held)} runs in {self._dir}>"
 
     async def claim(
         self,
@@ -142,34 +101,39 @@ class Mirror:
         singleton: bool = False,
         *,
         derived_from: frozenset[str] = frozenset(),
+        waits: bool = False,
     ) -> Foreign | None:
         """One attempt to lock `scope`, absolute paths, against other processes: None, or who is in the way.
 
-        This mirror's own locks are no obstacle, nor are those of the runs in `derived_from`. Raises
-        RefusedError if the gate stays shut for `patience`, StorageError if the disk refuses. Cancelled or
-        failed, it leaves no file.
+        Those are locks, and the places of runs that came before; with `waits`, the run takes a place itself. This
+        mirror's own locks are no obstacle, nor are those of the runs in `derived_from`; who shares in them need not
+        stand in line. Raises RefusedError if the gate stays shut for `patience`, StorageError if the disk refuses.
+        Cancelled or failed, it leaves no file.
         """
-        wish = _Wish(run_id, loop_name, tuple(scope), singleton, derived_from, self._fold_case)
+        wish = _Wish(run_id, loop_name, tuple(scope), singleton, derived_from, waits)
         try:
             foreign = await self._through_gate(wish)
             await anyio.lowlevel.checkpoint_if_cancelled()
         except BaseException:
             self.drop_nowait(run_id)
+            self.leave_line(run_id)
             raise
         return foreign
 
     async def wait_for_change(self, foreign: Foreign, timeout: float | None) -> None:
         """Returns when another claim is worth while: the file changed, its owner ended, or time is up.
 
-        The owner's end is an event on Linux; all else is looked at every `poll` seconds, on the spot.
+        On Linux and macOS the change is an event, on Linux the owner's end too; the rest is looked for.
         """
-        with anyio.move_on_after(timeout):
+        bell = Bell()
+        with anyio.move_on_after(timeout), self._watch.watching() as is_told:
+            pause = self._poll or (FLOOR if is_told else POLL)
             async with anyio.create_task_group() as group:
-                gone = anyio.Event()
-                group.start_soon(_set_at_exit_of, foreign.pid, gone)
-                while not gone.is_set() and _still_stands(foreign):
-                    with anyio.move_on_after(self._poll):
-                        await gone.wait()
+                group.start_soon(_ring_at_exit_of, foreign.pid, bell)
+                group.start_soon(self._watch.ring, bell)
+                while still_stands(foreign):
+                    with anyio.move_on_after(pause):
+                        await bell.heard()
                 group.cancel_scope.cancel()
 
     def swept(self, killed: Foreign) -> None:
@@ -183,25 +147,31 @@ class Mirror:
 
     def drop_nowait(self, run_id: str) -> None:
         """As `drop`, without giving others a turn. A file that somebody else has put in its place stays."""
-        inode = self._inodes.get(run_id)
-        if inode is not None:
-            _unlink_own(self._file_of(run_id), inode)
-            del self._inodes[run_id]
+        if run_id in self._held:
+            _, inode = self._held.pop(run_id)
+            _unlink_own(self._file_of(run_id, LOCK), inode)
+
+    def leave_line(self, run_id: str) -> None:
+        """Give up the run's place in the line, if it has one: those behind it move up."""
+        if run_id in self._waiting:
+            del self._waiting[run_id]
+            with suppress(OSError):
+                os.unlink(self._file_of(run_id, PLACE))
 
     def holders(self) -> list[Foreign]:
         """Every lock that counts at this moment, our own included, by file name. Changes nothing."""
-        return [lock for lock in _locks_in(self._dir, ()) if not _why_void(lock)]
+        return [lock for lock in found_in(self._dir, ()) if not lock.place and not why_void(lock)]
 
     def void_locks(self) -> list[tuple[Foreign, str]]:
-        """Every lock that does not count any more, and why. Changes nothing."""
-        return [(lock, reason) for lock in _locks_in(self._dir, ()) if (reason := _why_void(lock))]
+        """Every lock and every place that does not count any more, and why. Changes nothing."""
+        return [(lock, reason) for lock in found_in(self._dir, ()) if (reason := why_void(lock))]
 
     def clear(self, lock: Foreign) -> bool:
         """Clear a lock away that still does not count; False if it counts by now, or the gate is shut."""
         try:
             with _gate(self._dir):
-                again = _read(lock.file)
-                return again is None or (again.stamp == lock.stamp and _clear_away(again) is not None)
+                again = read(lock.file)
+                return again is None or (again.stamp == lock.stamp and clear_away(again) is not None)
         except BlockingIOError:
             return False
 
@@ -232,35 +202,87 @@ class Mirror:
 
     def _attempt(self, wish: _Wish, notices: list[Notice]) -> Foreign | None:
         with _gate(self._dir):
-            found: Foreign | None = None
-            for lock in _locks_in(self._dir, wish.derived_from.union(self._inodes)):
-                killed = self._is_killed(lock)
-                notice = None if killed else _clear_away(lock)
-                if notice is not None:
-                    notices.append(notice)
-                elif found is None and wish.conflicts_with(lock):
-                    found = replace(lock, killed=killed)
+            others = list(self._others(wish, notices))
+            found = self._in_the_way(wish, others)
             if found is None:
-                self._write(wish)
+                self._take(wish)
+            elif wish.waits and wish.run_id not in self._waiting:
+                self._stand_in_line(wish, others)
             return found
 
-    def _is_killed(self, lock: Foreign) -> bool:
-        if not self._sweeps or not lock.is_ours or lock.owner is None or lock.stamp in self._swept:
-            return False
-        return lock.owner.boot == procs.boot_id() and bool(_why_void(lock))
+    def _others(self, wish: _Wish, notices: list[Notice]) -> Iterator[Foreign]:
+        """What counts of other processes; what does not is cleared away."""
+        for lock in found_in(self._dir, wish.derived_from.union(self._held, self._waiting)):
+            killed = self._is_killed(lock)
+            notice = None if killed else clear_away(lock)
+            if notice is not None:
+                notices.append(notice)
+            elif not (lock.place and lock.trouble):
+                yield replace(lock, killed=killed)
 
-    def _write(self, wish: _Wish) -> None:
-        scratch, file = os.path.join(self._dir, _SCRATCH), self._file_of(wish.run_id)
+    def _is_killed(self, lock: Foreign) -> bool:
+        if not self._sweeps or not lock.is_ours or lock.owner is None or lock.place or lock.stamp in self._swept:
+            return False
+        return lock.owner.boot == procs.boot_id() and bool(why_void(lock))
+
+    def _in_the_way(self, wish: _Wish, others: Sequence[Foreign]) -> Foreign | None:
+        holder = next((one for one in others if not one.place and self._conflict(wish, one)), None)
+        if holder is not None or any(os.path.exists(self._file_of(run_id, LOCK)) for run_id in wish.derived_from):
+            return holder
+        _, place = self._waiting.get(wish.run_id, (wish, _LAST))
+        ahead = (one for one in others if 0 < one.place < place and self._conflict(wish, one))
+        return next((one for one in ahead if not self._lets_pass(one, others)), None)
+
+    def _conflict(self, wish: _Wish, lock: Foreign) -> bool:
+        if lock.run_id == wish.run_id or lock.trouble:
+            return True
+        return self._exclude(wish, _Wish(lock.run_id, lock.holder, lock.scope, lock.singleton))
+
+    def _exclude(self, one: _Wish, other: _Wish) -> bool:
+        if one.singleton and other.singleton and one.loop_name == other.loop_name:
+            return True
+        theirs = [components(path, fold_case=self._fold_case) for path in other.scope]
+        ours = [components(path, fold_case=self._fold_case) for path in one.scope]
+        return any(overlaps(mine, path) for mine in ours for path in theirs)
+
+    def _lets_pass(self, first: Foreign, others: Iterable[Foreign]) -> bool:
+        """Whether it has been the turn of somebody for too long: a stopped process must not keep everybody waiting."""
+        wish = _Wish(first.run_id, first.holder, first.scope, first.singleton)
+        theirs = any(one.place < first.place and self._conflict(wish, one) for one in others if one != first)
+        ours = any(self._exclude(wish, held) for held, _ in self._held.values())
+        earlier = any(self._exclude(wish, one) for one, place in self._waiting.values() if place < first.place)
+        if theirs or ours or earlier:
+            self._idle.pop(first.stamp, None)
+            return False
+        now = anyio.current_time()
+        return now - self._idle.setdefault(first.stamp, now) >= TURN
+
+    def _take(self, wish: _Wish) -> None:
+        self._held[wish.run_id] = (wish, self._write(self._content(wish)))
+        self._publish(wish.run_id, LOCK)
+        self.leave_line(wish.run_id)
+
+    def _stand_in_line(self, wish: _Wish, others: Iterable[Foreign]) -> None:
+        taken = [one.place for one in others] + [place for _, place in self._waiting.values()]
+        place = max(taken, default=0) + 1
+        self._waiting[wish.run_id] = (wish, place)
+        self._write(self._content(wish) | {"place": place})
+        self._publish(wish.run_id, PLACE)
+
+    def _write(self, content: dict[str, Any]) -> int:
+        """Write a file aside; its inode."""
+        scratch = os.path.join(self._dir, _SCRATCH)
         with suppress(FileNotFoundError):
             os.unlink(scratch)
         fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         with open(fd, "wb") as target:
-            target.write(self._content(wish))
-            inode = os.fstat(fd).st_ino
-        self._inodes[wish.run_id] = inode
-        os.replace(scratch, file)
+            target.write(json.dumps(content).encode())
+            return os.fstat(fd).st_ino
 
-    def _content(self, wish: _Wish) -> bytes:
+    def _publish(self, run_id: str, suffix: str) -> None:
+        os.replace(os.path.join(self._dir, _SCRATCH), self._file_of(run_id, suffix))
+
+    def _content(self, wish: _Wish) -> dict[str, Any]:
         record: dict[str, Any] = {
             "loop_name": wish.loop_name,
             "scope": wish.scope,
@@ -269,11 +291,10 @@ class Mirror:
         }
         if wish.singleton:
             record["singleton"] = True
-        record |= {"start": self._identity.start, "boot": self._identity.boot, "run_id": wish.run_id}
-        return json.dumps(record).encode()
+        return record | {"start": self._identity.start, "boot": self._identity.boot, "run_id": wish.run_id}
 
-    def _file_of(self, run_id: str) -> str:
-        return os.path.join(self._dir, f"{run_id}.lock")
+    def _file_of(self, run_id: str, suffix: str) -> str:
+        return os.path.join(self._dir, f"{run_id}{suffix}")
 
 
 @contextmanager
@@ -307,175 +328,7 @@ def _unlink_own(file: str, inode: int) -> None:
             os.unlink(file)
 
 
-# --- reading what is there -------------------------------------------------------------------------------
-
-
-def _locks_in(directory: Path, known: Collection[str]) -> Iterator[Foreign]:
-    try:
-        names = os.listdir(directory)
-    except FileNotFoundError:
-        return
-    for name in sorted(name for name in names if name.endswith(".lock") and name[:-5] not in known):
-        lock = _read(directory / name) if name != GATE else None
-        if lock is not None:
-            yield lock
-
-
-def _read(file: Path) -> Foreign | None:
-    """What the file says; None if it is gone."""
-    try:
-        status = os.lstat(file)
-        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
-        return _parsed(file, _bytes_of(file, status), stamp)
-    except FileNotFoundError:
-        return None
-    except PermissionError:
-        if status.st_uid != os.geteuid():  # its owner may well be alive: there is no proof to the contrary
-            return Foreign(f"user {status.st_uid}", file.stem, 0, ("/",), file, stamp=stamp)
-        trouble = "not readable"
-    except (ValueError, TypeError, RecursionError, OSError) as error:
-        trouble = f"damaged: {_in_short(error)}"
-    return Foreign("unknown", file.stem, 0, ("/",), file, trouble=trouble, stamp=stamp)
-
-
-def _in_short(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    return (error.strerror if isinstance(error, OSError) else "") or str(error)
-
-
-def _bytes_of(file: Path, status: os.stat_result) -> bytes:
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("not a regular file")
-    if status.st_size > _LARGEST:
-        raise ValueError("too large")
-    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        return os.read(fd, _LARGEST + 1)
-    finally:
-        os.close(fd)
-
-
-def _parsed(file: Path, data: bytes, stamp: tuple[int, int, int]) -> Foreign:
-    if not data.strip():
-        raise ValueError("empty")
-    record: Any = json.loads(data)
-    if not isinstance(record, dict):
-        raise TypeError("not a JSON object")
-    pid, scope, name = record.get("pid"), record.get("scope"), record.get("loop_name")
-    if type(pid) is not int or not 0 < pid <= _LARGEST_PID:
-        raise ValueError(f"pid is {str(pid)[:40]!r}")
-    if not isinstance(scope, list) or not all(isinstance(path, str) and path[:1] == "/" for path in scope):
-        raise ValueError("scope is no list of absolute paths")
-    return Foreign(
-        holder=name if isinstance(name, str) else "unknown",
-        run_id=file.stem,
-        pid=pid,
-        scope=tuple(os.path.normpath(path) for path in scope),
-        file=file,
-        since=_time_in(record.get("started_at")),
-        singleton=record.get("singleton") is True,
-        owner=_identity_in(record, pid),
-        stamp=stamp,
-        is_ours=record.get("run_id") == file.stem,
-    )
-
-
-def _time_in(value: Any) -> datetime | None:
-    try:
-        time_ = datetime.fromisoformat(value)
-        return (time_ if time_.tzinfo else time_.replace(tzinfo=UTC)).astimezone(UTC)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _identity_in(record: dict[str, Any], pid: int) -> Identity | None:
-    start, boot = record.get("start"), record.get("boot")
-    if isinstance(start, int | float) and isinstance(boot, str):
-        return Identity(pid, start, boot)
-    return None
-
-
-# --- whether it counts -----------------------------------------------------------------------------------
-
-
-def _clear_away(lock: Foreign) -> Notice | None:
-    """Removes a lock that does not count, keeping the file if it is only damaged; None if it counts."""
-    why = _why_void(lock)
-    if not why:
-        return None
-    if not lock.trouble:
-        with suppress(OSError):
-            os.unlink(lock.file)
-        return Notice(lock.file, f"removed the lock of `{lock.holder}`: {why}")
-    aside = lock.file.with_name(f"{lock.file.name}.damaged")
-    try:
-        os.rename(lock.file, aside)
-    except OSError:  # what can't be put aside is not passed over either
-        return None
-    return Notice(lock.file, f"{why}; now {aside.name}")
-
-
-def _why_void(lock: Foreign) -> str:
-    if lock.trouble:
-        age = time.time() - lock.stamp[1] / 1e9
-        return lock.trouble if abs(age) >= GRACE else ""
-    return _why_dead(lock) if lock.pid else ""
-
-
-def _why_dead(lock: Foreign) -> str:
-    """Why the owner of a lock can't be alive any more; empty while that is not proven."""
-    if lock.owner is not None and lock.owner.boot != procs.boot_id():
-        return f"process {lock.pid} ran before the last start of this machine"
-    try:
-        os.kill(lock.pid, 0)
-        hidden = False
-    except ProcessLookupError:
-        return f"process {lock.pid} is gone"
-    except PermissionError:
-        hidden = True  # another user's; some systems show nothing more of it
-    row = procs.read_row(lock.pid)
-    if row is None:
-        return "" if hidden else f"process {lock.pid} is gone"
-    if row.zombie:
-        return f"process {lock.pid} has ended"
-    if lock.owner is not None:
-        return "" if row.start == lock.owner.start else f"pid {lock.pid} is another process by now"
-    return _why_too_young(lock, row)
-
-
-def _why_too_young(lock: Foreign, row: procs.Row) -> str:
-    """For files that tell a pid only: a process that began after the lock did not write it.
-
-    Wall clocks get set, so a process that calls itself an engine is believed all the same.
-    """
-    if lock.since is None or procs._epoch_start(row) <= lock.since.timestamp() + _CLOCKS_DIFFER:
-        return ""
-    if _looks_like_engine(lock.pid):
-        return ""
-    return f"pid {lock.pid} is another process by now, begun after the lock was written"
-
-
-def _looks_like_engine(pid: int) -> bool:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-    return b"ll-loop" in words or b"little_loops" in words or b"ll_loop" in words
-
-
-# --- waiting ---------------------------------------------------------------------------------------------
-
-
-def _still_stands(lock: Foreign) -> bool:
-    try:
-        status = os.lstat(lock.file)
-    except OSError:
-        return False
-    return (status.st_ino, status.st_mtime_ns, status.st_size) == lock.stamp and not _why_void(lock)
-
-
-async def _set_at_exit_of(pid: int, gone: anyio.Event) -> None:
+async def _ring_at_exit_of(pid: int, bell: Bell) -> None:
     """Where the system can't tell, or there is no such process, it does nothing."""
     if sys.platform != "linux" or pid == 0:
         return
@@ -487,4 +340,4 @@ async def _set_at_exit_of(pid: int, gone: anyio.Event) -> None:
         await anyio.wait_readable(handle)
     finally:
         os.close(handle)
-    gone.set()
+    bell.ring()

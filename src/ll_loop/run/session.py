@@ -37,8 +37,9 @@ from .git import Gate
 from .handle import RunHandle
 from .inputs import exports_of, inputs_of, overrides_of, own_sources, runs_above, scope_of
 from .journal import VERSION, Committer, as_read_back, now
+from .lockfile import Foreign
 from .locks import Locks, folds_case, normalise
-from .mirror import Foreign, Mirror
+from .mirror import Mirror
 from .perform import Actions
 from .probes import named_env, read_head
 from .process import Spawner

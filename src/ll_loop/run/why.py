@@ -74,7 +74,8 @@ def _foreign_holder(handle: RunHandle) -> list[Document]:
     if lock is None:
         return []
     since = lock.since.isoformat() if lock.since else ""
-    return [{"run_id": lock.run_id, "loop": lock.holder, "status": "running", "state": "", "pid": lock.pid,
+    status = "queued" if lock.place else "running"
+    return [{"run_id": lock.run_id, "loop": lock.holder, "status": status, "state": "", "pid": lock.pid,
              "since": since, "file": str(lock.file)}]  # fmt: skip
 
 

@@ -1,0 +1,116 @@
+"""The line of those that wait for other processes: first come, first served, and nobody waits for who does not come."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import anyio
+import pytest
+
+from ll_loop.run.lockfile import Foreign
+from ll_loop.run.mirror import TURN, Mirror
+from ll_loop.run.procs import own_identity
+
+VIRTUAL_TIME = True
+SRC, DOCS, ALL = ["/project/src"], ["/project/docs"], ["/project"]
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Path:
+    directory = tmp_path / ".loops" / ".running"
+    directory.mkdir(parents=True)
+    return directory
+
+
+def mirrors(running: Path, number: int) -> list[Mirror]:
+    """As many processes as far as anybody can tell."""
+    return [Mirror(running, identity=own_identity()) for _ in range(number)]
+
+
+def place(found: Foreign | None) -> tuple[str, int] | None:
+    return None if found is None else (found.run_id, found.place)
+
+
+async def test_those_that_wait_go_on_in_the_order_in_which_they_came(running: Path) -> None:
+    holder, first, second = mirrors(running, 3)
+    assert await holder.claim("holder", "fix", SRC) is None
+    assert place(await first.claim("first", "fix", SRC, waits=True)) == ("holder", 0)
+    assert place(await second.claim("second", "fix", SRC, waits=True)) == ("holder", 0)
+    holder.drop_nowait("holder")
+
+    assert place(await second.claim("second", "fix", SRC, waits=True)) == ("first", 1)
+    assert await first.claim("first", "fix", SRC, waits=True) is None
+    assert place(await second.claim("second", "fix", SRC, waits=True)) == ("first", 0)
+    first.drop_nowait("first")
+    assert await second.claim("second", "fix", SRC, waits=True) is None
+    second.drop_nowait("second")
+    assert os.listdir(running) == [".acquire.lock"]
+
+
+async def test_who_comes_later_and_does_not_wait_takes_nothing_from_those_in_line(running: Path) -> None:
+    holder, waiter, hasty = mirrors(running, 3)
+    await holder.claim("holder", "fix", SRC)
+    await waiter.claim("waiter", "fix", SRC, waits=True)
+    holder.drop_nowait("holder")
+
+    found = await hasty.claim("hasty", "fix", ALL)
+    assert found is not None
+    assert "is before it in the line for /project/src" in str(found)
+    assert await hasty.claim("elsewhere", "fix", DOCS) is None
+    waiter.leave_line("waiter")
+    assert await hasty.claim("hasty", "fix", SRC) is None
+
+
+async def test_only_those_that_exclude_one_another_stand_in_one_line(running: Path) -> None:
+    holder, wide, narrow = mirrors(running, 3)
+    await holder.claim("holder", "fix", SRC)
+    assert place(await wide.claim("wide", "fix", ALL, waits=True)) == ("holder", 0)
+
+    assert place(await narrow.claim("docs", "fix", DOCS, waits=True)) == ("wide", 1)  # or else `wide` might never come
+    assert await narrow.claim("elsewhere", "fix", ["/other"], waits=True) is None
+
+
+async def test_a_nested_call_does_not_stand_in_line_for_what_its_own_run_holds(running: Path) -> None:
+    outer, waiter, nested = mirrors(running, 3)
+    await outer.claim("outer", "fix", SRC)
+    await waiter.claim("waiter", "fix", SRC, waits=True)
+
+    assert await nested.claim("nested", "fix", ["/project/src/deep"], derived_from=frozenset({"outer"})) is None
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_process_that_does_not_take_its_turn_is_passed_after_a_while(running: Path, waits: bool) -> None:
+    holder, stopped, next_ = mirrors(running, 3)
+    await holder.claim("holder", "fix", SRC)
+    await stopped.claim("stopped", "fix", SRC, waits=True)
+    found = await next_.claim("next", "fix", SRC, waits=waits)
+    await anyio.sleep(10 * TURN)  # all that time it could not have taken anything
+    holder.drop_nowait("holder")
+
+    found = await next_.claim("next", "fix", SRC, waits=waits)
+    assert place(found) == ("stopped", 1)
+    await anyio.sleep(0.9 * TURN)
+    assert place(await next_.claim("next", "fix", SRC, waits=waits)) == ("stopped", 1)
+    await anyio.sleep(0.2 * TURN)
+    assert await next_.claim("next", "fix", SRC, waits=waits) is None
+
+
+async def test_who_is_kept_from_its_turn_by_others_keeps_its_place(running: Path) -> None:
+    holder, wide, narrow = mirrors(running, 3)
+    await holder.claim("holder", "fix", SRC)
+    await wide.claim("wide", "fix", ALL, waits=True)
+    for _ in range(3):
+        assert place(await narrow.claim("docs", "fix", DOCS, waits=True)) == ("wide", 1)
+        await anyio.sleep(TURN)
+
+
+async def test_a_cancelled_claim_gives_up_its_place(running: Path) -> None:
+    holder, waiter = mirrors(running, 2)
+    await holder.claim("holder", "fix", SRC)
+    await waiter.claim("waiter", "fix", SRC, waits=True)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await waiter.claim("waiter", "fix", SRC, waits=True)
+
+    assert sorted(os.listdir(running)) == [".acquire.lock", "holder.lock"]
