@@ -92,6 +92,7 @@ HERE = frozenset({"help", "dry_run", "background", "as_json", "events", "project
 """What the command that starts does itself."""
 VALUES: dict[str, list[str]] = {
     "texts": ["--context", "k=v=w"],
+    "secrets": ["--secret", "CODE"],
     "program_md": ["--program-md", "steer.md"],
     "max_steps": ["--max-steps", "7"],
     "max_iterations": ["--max-iterations", "3"],

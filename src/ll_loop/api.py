@@ -190,7 +190,7 @@ def resume(
     caps = _given(max_steps=max_steps, max_iterations=max_iterations)
     wishes = _given(no_host_guard=no_host_guard or None, host_guard_budget_mb=host_guard_budget_mb)
     if failed:
-        return start_all(session, failed_requests(session.runs, wanted, {**caps, **wishes}))
+        return start_all(session, failed_requests(session.runs, wanted, {**caps, **wishes}, session.env))
     found = resumable_runs(session.runs, wanted, raised=caps.keys())
     return session.resume_all(found, **caps, wishes=wishes)
 

@@ -59,6 +59,10 @@ project = click.option(
     help="The project; by default the nearest folder with .loops at or above this one.",
 )
 as_json = click.option("-j", "--json", "as_json", is_flag=True, help="Print the result as JSON.")
+secret = click.option(
+    "--secret", "secrets", multiple=True, metavar="NAME",
+    help="Keep this variable or context value secret, besides *_TOKEN, *_KEY etc. May be given again.",
+)  # fmt: skip
 context = click.option(
     "--context", "texts", type=KeyValue(), multiple=True, help="Set a context value. May be given again."
 )
@@ -127,6 +131,7 @@ background = click.option(
 
 start = together(
     context,
+    secret,
     program_md,
     caps,
     click.option(

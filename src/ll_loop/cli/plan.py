@@ -39,7 +39,8 @@ def _lines(handle: RunHandle) -> Iterator[str]:
     yield from (f"{name}: {value}" for name, value in caps_of(loop))
     yield f"scope: {', '.join(handle.paths) or 'a worktree of its own'}"
     yield "context:"
-    yield from (f"  {key}: {clean(_value(value))}" for key, value in handle.context.items())
+    context = handle.secrets.document(handle.context)
+    yield from (f"  {key}: {clean(_value(value))}" for key, value in context.items())
     yield "states:"
     for state in loop.states.values():
         yield from state_lines(state)
@@ -108,7 +109,7 @@ def plan_to_json(handle: RunHandle) -> dict[str, Any]:
         "max_iterations": loop.max_iterations,
         "timeout": loop.timeout,
         "scope": list(handle.paths),
-        "context": dict(handle.context),
+        "context": dict(handle.secrets.document(handle.context)),
         "states": {state.name: state_to_json(state) for state in loop.states.values()},
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..core.frame import Run
 from ..core.model import TerminatedBy
+from ..core.secrets import Secrets
 from . import files
 from .journal import finite, now, plain
 
@@ -17,18 +18,18 @@ CUT_SHORT: frozenset[TerminatedBy] = frozenset(
 )
 
 
-def keep(run: Run | None, folder: Path) -> None:
+def keep(run: Run | None, folder: Path, secrets: Secrets) -> None:
     """Write the file if the run was cut short, and remove an earlier one if it ended in any other way."""
     if run is None or run.ending is None:
         return
     with suppress(OSError):  # like state.json, it is for people: the journal has it all
         if run.ending.by in CUT_SHORT:
-            files.replace_text(folder / NAME, _text(run))
+            files.replace_text(folder / NAME, _text(run, secrets))
         else:
             (folder / NAME).unlink(missing_ok=True)
 
 
-def _text(run: Run) -> str:
+def _text(run: Run, secrets: Secrets) -> str:
     root, ending = run.root, run.ending
     assert ending is not None
     document = {
@@ -51,4 +52,4 @@ def _text(run: Run) -> str:
     }
     document |= {key: value for key, value in optional.items() if value}
     document["error"] = ending.error
-    return json.dumps(finite(document), ensure_ascii=False, indent=1, default=plain)
+    return json.dumps(finite(secrets.document(document)), ensure_ascii=False, indent=1, default=plain)

@@ -12,6 +12,7 @@ import anyio
 from ..core.frame import Run
 from ..core.model import Loop, TerminatedBy
 from ..core.replay import Replayed
+from ..core.secrets import Secrets
 from ..core.snapshot import open_question, snapshot
 from ..errors import Problem, RefusedError
 from .bus import Bus, Reader, Record
@@ -75,6 +76,11 @@ class RunHandle:
         return f"<RunHandle {self.run_id} at {place}{', ended' if self.result else ''}>"
 
     @property
+    def secrets(self) -> Secrets:
+        """What of the run is shown to nobody and written down nowhere."""
+        return self.journal.secrets
+
+    @property
     def run(self) -> Run | None:
         """The run's present state, None while it waits."""
         return self.engine.run if self.engine else None
@@ -133,13 +139,14 @@ class RunHandle:
         """Where the run is, as a record: what a late reader gets first."""
         assert self.run is not None
         ts = now()
-        state = snapshot(self.run, updated_at=ts)
+        state = self.secrets.document(snapshot(self.run, updated_at=ts))
         return {"event": "snapshot", "ts": ts, "run_id": self.run_id, "loop": self.loop.name, "state": state}
 
     @property
     def question(self) -> dict[str, Any] | None:
         """What the run asks a person now (`id`, `state`, `text`), None if nothing: see `approve`."""
-        return open_question(self.run) if self.run is not None else None
+        question = open_question(self.run) if self.run is not None else None
+        return None if question is None else dict(self.secrets.document(question))
 
     async def approve(self, answer: str, text: str = "") -> None:
         """Answer the question that the run asks: `yes`, `no` with a reason or none, or `edit` with the new text.

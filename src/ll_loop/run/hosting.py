@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from ..core.hosts.base import FILES, Call, Host
 from ..core.hosts.turn import Reply, Turn
+from . import files
 from .pipes import Stream
 from .process import TIMED_OUT, Command, Finished, Spawner
 from .procs import Identity
@@ -125,7 +126,7 @@ class Hosts:
         try:
             for name, text in launch.files.items():
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                (folder / name).write_text(text, encoding="utf-8")
+                files.replace_text(folder / name, text)
             command = Command(
                 argv=tuple(word.replace(FILES, str(folder)) for word in launch.argv),
                 cwd=call.cwd,

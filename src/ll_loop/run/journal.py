@@ -27,6 +27,7 @@ import anyio.abc
 from msgspec import Struct, field
 
 from ..core.events import Event
+from ..core.secrets import NONE, Secrets
 from ..errors import CannotCreateError, LoopError, RefusedError, StorageError
 
 NAME = "events.jsonl"
@@ -74,10 +75,19 @@ def as_read_back(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+PLAIN = frozenset(
+    {"event", "ts", "run_id", "loop", "seq", "depth", "path", "fingerprint", "batch", "socket", "owner", "script",
+     "cwd", "state", "from", "to", "from_state", "final_state", "status", "terminated_by", "by", "kind", "type",
+     "verdict", "policy"}
+)  # fmt: skip
+"""Fields of records that the engine itself goes by: nothing in them is anybody's secret."""
+
+
 class Journal:
     """One run's journal, open for appending. One process has it at a time (an exclusive `flock`).
 
-    It may be closed and opened again in between; whoever appended meanwhile has taken the run over.
+    It may be closed and opened again in between; whoever appended meanwhile has taken the run over. Of its `secrets`,
+    marks are written, and told to the listener.
     """
 
     def __init__(self, folder: Path, run_id: str, loop: str, listener: Listener, *, seq: int = 0) -> None:
@@ -85,6 +95,7 @@ class Journal:
         self.run_id = run_id
         self.loop = loop
         self.seq = seq
+        self.secrets: Secrets = NONE
         self._listener = listener
         self._held: list[Record] = []
         self._fd = -1
@@ -153,6 +164,8 @@ class Journal:
             return
         if self._fd < 0:
             self._reopen()
+        if self.secrets:
+            held = list(map(self._masked, held))
         data = b"".join(map(encode, held))
         self.unsynced = True
         try:
@@ -166,6 +179,12 @@ class Journal:
         self._end += len(data)
         for record in held:
             self._listener(record)
+
+    def _masked(self, record: Record) -> Record:
+        if not self.secrets.are_in(encode(record)):
+            return record
+        mask = self.secrets.document
+        return {key: value if key in PLAIN else mask(value) for key, value in record.items()}
 
     def _reopen(self) -> None:
         try:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, assert_never
+from typing import Protocol, assert_never
 
 import anyio
 import anyio.lowlevel
@@ -48,6 +48,7 @@ from ..core.effects import (
     Written,
 )
 from ..core.failures import MARKERS, marked_lines
+from ..core.secrets import Masking
 from ..core.variables import PREFIXES
 from ..errors import CannotCreateError, StorageError
 from ..files.library import Library
@@ -60,6 +61,7 @@ from .exports import Exports
 from .hosting import Hosts
 from .journal import Journal
 from .mcp_tool import Caller
+from .pipes import Stream
 from .probes import fingerprint_of_paths, fingerprint_of_tree, load_loop, used_memory
 from .process import Command, Finished, Spawner
 from .procs import Identity
@@ -309,6 +311,7 @@ class _Hearer:
 
     def __init__(self, journal: Journal, log: Path, action: RunAction) -> None:
         self.marked: list[str] = []
+        self._masking: dict[Stream, Masking] = {}
         self._journal = journal
         self._log = log
         self._action = action
@@ -323,7 +326,13 @@ class _Hearer:
         if len(self.marked) < MOST_MARKED and any(marker in text for marker in MARKERS):
             self.marked += marked_lines(batch)
 
-    def raw(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+    def raw(self, stream: Stream, data: bytes) -> None:
+        if self._journal.secrets:
+            masking = self._masking.setdefault(stream, self._journal.secrets.masking())
+            data = masking.feed(data)
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
         if self._fd < 0:
             self._fd = _opened(self._log)
         try:
@@ -332,9 +341,13 @@ class _Hearer:
             raise StorageError(f"cannot write {self._log}: {error.strerror}") from error
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        try:
+            for masking in self._masking.values():
+                self._write(masking.rest())
+        finally:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
 
 
 def _opened(log: Path) -> int:

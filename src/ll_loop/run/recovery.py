@@ -20,6 +20,7 @@ from . import journal, procs
 from .journal import Ends, JournalText, Record
 from .procs import Identity
 from .request import Request, age_key
+from .secrecy import refuse_missing, secrets_of
 
 LATEST = "latest"
 IN_USE = ("worktree_created", "worktree_leaving")
@@ -304,11 +305,13 @@ def resumable_runs(runs: Path, wanted: str | None, *, raised: Collection[str] = 
     return [find_run(runs, wanted)]
 
 
-def failed_requests(runs: Path, wanted: str | None, given: Mapping[str, Any] = EMPTY) -> list[Request]:
+def failed_requests(
+    runs: Path, wanted: str | None, given: Mapping[str, Any] = EMPTY, env: Mapping[str, str] = EMPTY
+) -> list[Request]:
     """What was asked for in the runs of a batch that ended for good without success, in its order.
 
     `wanted` is a batch, or what `find_run` takes; without it, the last batch. What is `given` replaces what was asked
-    for. NotFoundError if none failed.
+    for, and secrets come from `env`. NotFoundError if none failed, RefusedError if a secret is not there.
     """
     stored = list(stored_runs(runs, run_ids(runs)))
     batch = (stored[-1].batch if stored else "") if wanted in (None, LATEST) else wanted
@@ -317,8 +320,14 @@ def failed_requests(runs: Path, wanted: str | None, given: Mapping[str, Any] = E
     if not failed:
         raise NotFoundError("no run of that batch failed" if chosen else "there are no runs yet")
     ordered = sorted(failed, key=lambda run: (run.created["index"], run.run_id))
-    asked = [Request.from_json({**run.created["request"], "name": run.created["path"]}) for run in ordered]
-    return [replace(request, **given) for request in asked]
+    return [replace(_asked_again(run, env), **given) for run in ordered]
+
+
+def _asked_again(run: StoredRun, env: Mapping[str, str]) -> Request:
+    asked = run.created["request"]
+    asked = secrets_of(env, named=asked.get("secrets", ())).restored(asked)
+    refuse_missing(run.run_id, asked, run.created.get("withheld", ()))
+    return Request.from_json({**asked, "name": run.created["path"]})
 
 
 def _last_unfinished(runs: Path, raised: Collection[str]) -> list[StoredRun]:
@@ -376,8 +385,11 @@ def forget(folder: Path) -> None:
 # --- rebuilding --------------------------------------------------------------------------------------------
 
 
-def rebuild(run: StoredRun, library: Library) -> tuple[Loop, Replayed]:
-    """The loop of a run and the run itself, from its journal. Errors say why it cannot go on."""
+def rebuild(run: StoredRun, library: Library, env: Mapping[str, str] = EMPTY) -> tuple[Loop, Replayed]:
+    """The loop of a run and the run itself, from its journal. Errors say why it cannot go on.
+
+    In the place of marks are the secrets that the loop and `env` know.
+    """
     if run.is_alive and run.owner != procs.own_identity():  # what is ours is told by the lock on its journal
         raise RefusedError(f"run {run.run_id} is still running (process {run.owner.pid})")
     completed = run.completed
@@ -385,7 +397,11 @@ def rebuild(run: StoredRun, library: Library) -> tuple[Loop, Replayed]:
         message = f"run {run.run_id} has ended ({completed['terminated_by']}); there is nothing to resume"
         raise RefusedError(message, hint=f"to start anew: `ll-loop run {run.loop}`")
     loop, load = loaded(run, library)
-    return loop, replay(loop, run.text.records, load)
+    created = run.created
+    named, withheld = created["request"].get("secrets", ()), created.get("withheld", ())
+    secrets = secrets_of(env, loop.context, named, withheld)
+    records = map(secrets.restored, run.text.records) if secrets else run.text.records
+    return loop, replay(loop, records, load)
 
 
 def loaded(run: StoredRun, library: Library) -> tuple[Loop, Load]:

@@ -30,6 +30,7 @@ class Request(Struct, frozen=True):
     its state does not. `no_host_guard` pays no heed to the machine's memory, `host_guard_budget_mb` is what actions may
     use of it in sum, 0 for no limit. `prompt_size_warn` is in characters, 0 for never.
     `max_usd`, `max_tokens` and `deadline` (seconds) are what this run may spend before no further prompt is started.
+    `secrets` names variables and context values that are secret though their names do not say so.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Request(Struct, frozen=True):
     effort: str = ""
     no_host_guard: bool = False
     host_guard_budget_mb: float | None = None
+    secrets: tuple[str, ...] = ()
 
     def overrides(self) -> dict[str, Any]:
         """What replaces the loop's own values."""
@@ -68,11 +70,13 @@ class Request(Struct, frozen=True):
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "context": dict(self.context), "texts": [list(pair) for pair in self.texts]}
+        texts = [list(pair) for pair in self.texts]
+        return {**asdict(self), "context": dict(self.context), "texts": texts, "secrets": list(self.secrets)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Request:
-        return cls(**{**document, "texts": tuple((key, value) for key, value in document["texts"])})
+        texts = tuple((key, value) for key, value in document["texts"])
+        return cls(**{**document, "texts": texts, "secrets": tuple(document.get("secrets", ()))})
 
 
 def check_numbers(request: Request) -> None:

@@ -36,6 +36,14 @@ def cause_of(handle: RunHandle, error: BaseException | None) -> tuple[Terminated
 
 def result_of(handle: RunHandle, error: BaseException | None) -> RunResult:
     """The result of a run that is over; `error` is what ended it from outside the machine."""
+    result = _result(handle, error)
+    if not handle.secrets:
+        return result
+    told: dict[str, Any] = {name: getattr(result, name) for name in ("error", "hint", "usage")}
+    return replace(result, **handle.secrets.document(told))
+
+
+def _result(handle: RunHandle, error: BaseException | None) -> RunResult:
     by, signal, text = cause_of(handle, error)
     run, ending = handle.run, handle.run.ending if handle.run else None
     if run is None and handle.replayed is not None:

@@ -52,7 +52,7 @@ class StateSaver:
         if handle.run is None:
             return
         handle.dirty = False
-        document = snapshot(handle.run, updated_at=now())
+        document = handle.secrets.document(snapshot(handle.run, updated_at=now()))
         with suppress(OSError):
             files.replace_text(handle.folder / "state.json", _text(document))
 

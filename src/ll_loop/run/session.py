@@ -28,7 +28,7 @@ from ..core.model import EMPTY, Budget, Ending, Loop, TerminatedBy
 from ..errors import CannotCreateError, LoopError, NotFoundError, RefusedError, UsageError
 from ..files.config import Config, load_config
 from ..files.library import Library
-from . import best_effort, procs, recovery, sweep
+from . import best_effort, files, procs, recovery, sweep
 from .admission import Admission
 from .bus import Bus, Reader
 from .control import Control
@@ -48,6 +48,7 @@ from .recovery import StoredRun, identity_to_json
 from .request import Request, check_numbers, limits, new_run_id
 from .results import cause_of, result_of
 from .saver import StateSaver
+from .secrecy import hush, refuse_missing, refuse_unknown, secrets_of, withheld_in
 from .traffic import Circuit, Traffic
 from .tree import Grace
 from .workplace import Workplaces
@@ -200,11 +201,13 @@ class Session:
         queue_timeout: float | None = None,
         lock: bool = True,
         program_md: Path | str | None = None,
+        secrets: Iterable[str] = (),
     ) -> RunHandle:
         """Start a run of the loop `name`; it takes its place in the order of scopes at once.
 
         Raises NotFoundError (no such loop, a missing input), DefinitionError (a wrong file), and, unless it may
-        `queue`, RefusedError when its scope is held. `queue_timeout` and `delay` are seconds.
+        `queue`, RefusedError when its scope is held. `queue_timeout` and `delay` are seconds. `secrets` names variables
+        and context values that are written down and shown nowhere, beside those whose names say so.
         """
         return self.start_request(
             Request(
@@ -219,6 +222,7 @@ class Session:
                 queue_timeout=queue_timeout,
                 lock=lock,
                 program_md=None if program_md is None else str(program_md),
+                secrets=tuple(secrets),
             )
         )
 
@@ -260,6 +264,8 @@ class Session:
         inputs = inputs_of(loop, request, self.project, self.config, f"{handle.artifacts}/")
         handle.overrides, handle.extras, handle.problems = overrides, inputs.extras, inputs.problems
         handle.context = as_read_back(inputs.context)  # so that a replay sees the very values that the run saw
+        handle.journal.secrets = secrets_of(self.env, handle.context, request.secrets)
+        refuse_unknown(request.secrets, handle.secrets)
         if not request.worktree:
             handle.paths = _paths(loop, inputs.context, self.project)
         return handle
@@ -278,11 +284,15 @@ class Session:
         if handle.journal.seq:
             return
         try:
-            handle.folder.mkdir(parents=True, mode=0o700)
+            with suppress(FileExistsError):
+                self.runs.mkdir(parents=True, mode=0o700)
+            handle.folder.mkdir(mode=0o700)
             handle.artifacts.mkdir(mode=0o700)
         except OSError as error:
             raise CannotCreateError(f"cannot create {handle.artifacts}: {error.strerror}") from error
         loop = handle.loop
+        env = self._named_env(loop)
+        withheld = withheld_in([handle.context, env, handle.request.to_json()], handle.secrets, loop.context)
         handle.journal.append(
             "run_created",
             {
@@ -293,9 +303,10 @@ class Session:
                 "overrides": handle.overrides,
                 "context": handle.context,
                 "extras": handle.extras,
-                "env": self._named_env(loop),
+                "env": env,
                 "batch": self.batch,
                 "index": handle.index,
+                **({"withheld": withheld} if withheld else {}),
                 **self._claim(),
             },
         )
@@ -351,8 +362,9 @@ class Session:
         return [self.launch(handle) for handle in taken]
 
     def _reopened(self, stored: StoredRun, raised: Mapping[str, Any]) -> RunHandle:
-        loop, replayed = recovery.rebuild(stored, self.library)
-        created = stored.created
+        loop, replayed = recovery.rebuild(stored, self.library, self.env)
+        created = replayed.created or stored.created
+        refuse_missing(stored.run_id, [created["context"], created["env"]], created.get("withheld", ()))
         raised = {**replayed.raised, **raised}
         if self._shared:
             raised["shared" if "shared" in created["overrides"] else "budget"] = self._shared
@@ -364,6 +376,7 @@ class Session:
         handle.stored, handle.replayed, handle.raised = stored, replayed, raised
         handle.context, handle.since, handle.extras = created["context"], created["ts"], created.get("extras", {})
         handle.batch = stored.batch
+        handle.journal.secrets = secrets_of(self.env, handle.context, request.secrets)
         if stored.is_out_of_budget and (reason := self._purse.excess(handle)):
             hint = "give it more: --max-usd, --max-tokens or --deadline"
             raise RefusedError(f"run {stored.run_id} would end at once: {reason}", hint=hint)
@@ -408,6 +421,7 @@ class Session:
             with handle.scope:
                 await self._admitted_run(handle)
         except LoopError as known:
+            hush(known, handle.secrets)
             error = known
         except Exception as unknown:  # noqa: BLE001 - a defect in one run must not hurt the others
             error = unknown
@@ -476,7 +490,7 @@ class Session:
                 try:
                     by, signal, text = cause_of(handle, failure)
                     await engine.close(by, signal=signal, error=text)
-                    best_effort.keep(engine.run, handle.artifacts)
+                    best_effort.keep(engine.run, handle.artifacts, handle.secrets)
                 finally:
                     self._saver.save(handle)
 
@@ -519,9 +533,9 @@ class Session:
 
     def _note_defect(self, handle: RunHandle, error: Exception) -> None:
         with suppress(OSError):
-            handle.folder.mkdir(parents=True, exist_ok=True)
-            text = "".join(traceback.format_exception(error))
-            (handle.folder / "internal-error.log").write_text(text, encoding="utf-8", errors="backslashreplace")
+            handle.folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+            text = handle.secrets.text("".join(traceback.format_exception(error)))
+            files.replace_text(handle.folder / "internal-error.log", text)
 
 
 def _paths(loop: Loop, context: Mapping[str, Any], base: Path) -> tuple[str, ...]:

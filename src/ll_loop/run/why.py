@@ -24,6 +24,10 @@ MOST_HOLDERS = 20
 
 def entry_of(handle: RunHandle) -> Document:
     """Where a run is, as `status` tells it."""
+    return dict(handle.secrets.document(_entry(handle)))
+
+
+def _entry(handle: RunHandle) -> Document:
     root = handle.run.root if handle.run is not None else None
     return {
         "run_id": handle.run_id,
@@ -56,7 +60,7 @@ def facts(handle: RunHandle, fellows: Sequence[RunHandle]) -> Document:
     if handle.run is None:
         holders = _foreign_holder(handle) or list(_own_holders(handle, fellows))
         return {**found, "slot": handle.waits_for_slot, "paths": list(handle.paths), "holders": holders}
-    return {**found, "effect": _effect(handle.run)}
+    return {**found, "effect": handle.secrets.document(_effect(handle.run))}
 
 
 def _own_holders(handle: RunHandle, fellows: Sequence[RunHandle]) -> Iterable[Document]:
