@@ -28,7 +28,20 @@ LAYERS: Mapping[str, frozenset[str]] = {
 """What each part of the package may import of the others."""
 
 OF_CORE_FOR_CLI = frozenset(
-    {"model", "events", "endings", "effects", "frame", "snapshot", "diagram", "simulate", "hosts", "cells", "drawing"}
+    {
+        "model",
+        "events",
+        "endings",
+        "effects",
+        "frame",
+        "snapshot",
+        "diagram",
+        "simulate",
+        "hosts",
+        "cells",
+        "drawing",
+        "nearest",
+    }
 )
 PURE_TEXT = """
     __future__ abc ast bisect codecs collections contextlib copy dataclasses datetime decimal difflib enum fractions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import textwrap
@@ -13,6 +12,7 @@ from typing import Any
 
 import asyncclick as click
 
+from ..core.nearest import nearest
 from ..errors import DefinitionError, LoopError, NotFoundError, Problem
 from .forms import problem_to_json, text_of
 from .terminal import STDERR, STDOUT, look_at, say
@@ -116,8 +116,8 @@ def _command_hint(words: list[str], commands: Sequence[str]) -> str:
     """Whether the first word, taken for a loop's name, is rather a mistyped command."""
     if words[0] in commands:
         return ""
-    near = difflib.get_close_matches(words[0], commands, n=1)
-    return f"did you mean the command `{near[0]}`?" if near else ""
+    near = nearest(words[0], commands)
+    return f"did you mean the command `{near}`?" if near else ""
 
 
 def _defect(error: BaseException) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from msgspec import Struct
 from .. import api
 from ..api import Errand, Request, Resumption, RunHandle, Session
 from ..core.model import State, SubLoop
+from ..core.nearest import nearest
 from ..errors import UsageError
 from .asking import is_somebody_there
 from .complaints import mention
@@ -248,8 +248,8 @@ def _mention_doubts(handle: RunHandle, texts: Texts) -> None:
             what = "true or false" if isinstance(before, bool) else "a number"
             say(look.fit(f"warning: {loop.name}: `{key}` was {what} and is now the text `{text}`"), fd=STDERR)
         elif key not in known and not api.may_read(loop, key):
-            near = get_close_matches(key, known, n=1, cutoff=0.75)
-            more = f"did you mean `{near[0]}`?" if near else f"it knows: {', '.join(sorted(known))}"
+            near = nearest(key, known, cutoff=0.75)
+            more = f"did you mean `{near}`?" if near else f"it knows: {', '.join(sorted(known))}"
             say(look.fit(f"warning: {loop.name} knows no context value `{key}`; {more}"), fd=STDERR)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Final
+
+from ..core.nearest import nearest
 
 CATALOGUE: Final = frozenset({"description", "category", "labels", "visibility", "commands", "targets"})
 """Keys that help people to find a loop and never steer a run."""
@@ -282,9 +283,8 @@ PREPATCH_CHECKS: Final = ("fail", "warn", "allow")
 def did_you_mean(word: str, known: Iterable[str], *, few: int = 8) -> str:
     """A hint that names the nearest of `known`; if none is near, all of them where they are no more than `few`."""
     names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean `{near[0]}`?"
+    if near := nearest(word, names):
+        return f"did you mean `{near}`?"
     return f"known: {', '.join(names)}" if 0 < len(names) <= few else ""
 
 

@@ -6,7 +6,6 @@ serves the check and the run.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import stat
@@ -17,6 +16,7 @@ from msgspec import Struct, field
 
 from ..check import Subject, check, excuses
 from ..core.model import Loop
+from ..core.nearest import nearest
 from ..errors import DefinitionError, NotFoundError, Problem
 from .calls import callers
 from .config import load_config
@@ -256,9 +256,9 @@ class Library:
             )
         folders = [folder for folder in (beside, self.loops, self.bundled) if folder is not None]
         names = [_catalogue_name(path.relative_to(folder)) for folder in folders for path in _loop_files(folder)]
-        near = difflib.get_close_matches(_catalogue_name(Path(name)), names, n=1)
+        near = nearest(_catalogue_name(Path(name)), names)
         places = ", ".join(dict.fromkeys(self.shown(folder) for folder in folders if folder != self.bundled))
-        question = f"did you mean `{near[0]}`? " if near else ""
+        question = f"did you mean `{near}`? " if near else ""
         return NotFoundError(f"no loop `{name}`", hint=f"{question}looked in {places} and among the built-in loops")
 
 
