@@ -102,7 +102,7 @@ def test_the_lines_given_while_reading_are_those_of_the_reply(sample: str) -> No
 def test_the_stream_cut_off_by_the_server_is_judged_as_each_host_tells_it() -> None:
     assert reply_of("claude.cut").ok  # it asked again
     assert reply_of("codex.cut").failure == "real"
-    assert reply_of("gemini.cut").failure == "real"
+    assert reply_of("gemini.cut").error == "Model stream ended without a finish reason."
     assert not reply_of("opencode.cut").ok  # an endless loop of empty steps
     assert reply_of("pi.cut").suspect == "no token was counted"  # nothing else tells it from a success
 

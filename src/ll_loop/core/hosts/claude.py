@@ -95,7 +95,7 @@ def _result(line: Line) -> Iterable[told.Event]:
         failed, message = True, "no answer fitted the schema"
     status = count(line.get("api_error_status"))
     answer, structured = text(line.get("result")), line.get("structured_output")
-    yield told.Ended(not failed, (message or "the turn failed") if failed else "", status, answer, structured)
+    yield told.Ended(not failed, message if failed else "", status, answer, structured)
 
 
 def _usage(usage: Line) -> told.Usage:

@@ -71,7 +71,7 @@ def _error(message: str) -> told.Event:
 
 
 def _failed(message: str) -> told.Ended:
-    return told.Ended(False, message or "the turn failed", _status(message), retry_after=retry_after_in(message))
+    return told.Ended(False, message, _status(message), retry_after=retry_after_in(message))
 
 
 def _status(message: str) -> int | None:

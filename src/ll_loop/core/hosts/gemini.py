@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 from . import told
-from .base import FILES, Call, Launch, Line, count, launch, less, mapping, retry_after_in, status_in, text
-
-SETTINGS = {"general": {"maxAttempts": 1, "enableAutoUpdate": False, "enableAutoUpdateNotification": False}}
+from .base import Call, Launch, Line, count, launch, less, mapping, retry_after_in, status_in, text
 
 
 class Gemini:
@@ -22,10 +19,8 @@ class Gemini:
             argv += ["-m", call.model]
         if call.session:
             argv += ["--resume", call.session]
-        # System settings come before the user's own; without the relaunch, the process that we know is the agent.
-        env = {"GEMINI_CLI_NO_RELAUNCH": "true", "GEMINI_CLI_SYSTEM_SETTINGS_PATH": f"{FILES}/settings.json"}
-        files = {"settings.json": json.dumps(SETTINGS)}
-        return launch(call, argv, env=env, files=files, cannot=("agent", "tools", "schema", "effort"))
+        env = {"GEMINI_CLI_NO_RELAUNCH": "true"}  # else the process that we know is not the agent, and ignores SIGTERM
+        return launch(call, argv, env=env, cannot=("agent", "tools", "schema", "effort"))
 
     def parse(self, line: Line) -> Iterable[told.Event] | None:
         match line.get("type"):
@@ -52,7 +47,7 @@ def _result(line: Line) -> Iterable[told.Event]:
     message = text(error.get("message"))
     ok = line.get("status") == "success"
     status = None if ok else status_in(message) or (429 if "rate limit" in message.lower() else None)
-    yield told.Ended(ok, "" if ok else message or "the turn failed", status, retry_after=retry_after_in(message))
+    yield told.Ended(ok, "" if ok else message, status, retry_after=retry_after_in(message))
 
 
 def _usage(stats: Line) -> told.Usage:

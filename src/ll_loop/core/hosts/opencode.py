@@ -49,7 +49,7 @@ class OpenCode:
 
 def _failed(error: Line) -> told.Ended:
     data = mapping(error.get("data"))
-    message = text(data.get("message")) or text(error.get("name")) or "the turn failed"
+    message = text(data.get("message")) or text(error.get("name"))
     headers = mapping(data.get("responseHeaders"))
     after = text(headers.get("retry-after"))
     wait = float(after) if after.isdecimal() else None

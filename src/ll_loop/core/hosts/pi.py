@@ -66,7 +66,7 @@ def _end(messages: object) -> told.Ended:
     message = text(last.get("errorMessage"))
     if last.get("stopReason") == "stop" and not message:
         return told.Ended(ok=True, final=False)
-    message = message or text(last.get("stopReason")) or "the turn failed"
+    message = message or text(last.get("stopReason"))
     return told.Ended(False, message, status_in(message), retry_after=retry_after_in(message), final=False)
 
 

@@ -80,6 +80,8 @@ class Limited(Struct, frozen=True):
 class Ended(Struct, frozen=True):
     """The end of the turn. `status` is the HTTP status behind a failure.
 
+    A failure without a message is the last trouble that was told.
+
     `answer` is its final text, where the host tells it apart, and `structured` the answer to a schema.
 
     One that is not `final` may still be taken back, by `Retries` or by a later end.

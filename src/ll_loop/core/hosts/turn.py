@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..failures import FailureClass, classify_failure
 from . import told
@@ -145,6 +146,8 @@ class Turn:
         """How the turn ended, given how its process did."""
         self._close_piece()
         end = self._end or self._missing_end(exit_code, stderr)
+        if not end.ok and not end.message:
+            end = replace(end, message=(self._troubles or ["the turn failed"])[-1])
         usage = self._total or self._sum
         limit = self._limit if self._limit is not None and self._limit.rejected else None
         return Reply(

@@ -1,0 +1,252 @@
+"""Loops run with the real agent command lines, offline, against a model's API of our own (`tests/hosts`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hosts.model_api import CACHED, INPUT, OUTPUT
+from hosts.setups import SETUPS
+from projects import Project, only
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 120.0
+"""Seconds for a case; the slowest takes some ten when the machine is quiet."""
+NAMESPACE = ("unshare", "--map-root-user", "--net")
+
+
+@cache
+def clis() -> str:
+    """The folder of the command lines. Where they are missing the test is skipped, but in CI it fails."""
+    found = subprocess.run(
+        ["bash", ROOT / "scripts" / "host-clis", "--where"], check=True, capture_output=True, text=True
+    )
+    folder = found.stdout.strip()
+    if not Path(folder).is_dir():
+        why = "the agent command lines are not installed: scripts/host-clis"
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
+    return folder
+
+
+@cache
+def can_be_alone() -> bool:
+    """Whether a network namespace of our own may be made here."""
+    return bool(shutil.which("unshare")) and subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode == 0
+
+
+class Case:
+    """A loop with one prompt state and a host with a scenario to run it with."""
+
+    def __init__(self, folder: Path, host: str) -> None:
+        self.folder = folder
+        self.host = host
+        self.project = Project(folder / "project")
+
+    def start(self, scenario: str, *more: str, backend: str = "asyncio") -> subprocess.Popen[str]:
+        """Begin to run the loop; `more` are lines of its prompt state."""
+        state = "".join(f"    {line}\n" for line in ("capture: w", "on_error: failed", *more))
+        text = f"  ask:\n    action_type: prompt\n    action: say hi\n    next: done\n{state}"
+        ends = "  done: {terminal: true}\n  failed: {terminal: true, failure: true}\n"
+        (self.project.loops / "talk.yaml").write_text(f"name: talk\ninitial: ask\nscope: [talk]\nstates:\n{text}{ends}")
+        alone = can_be_alone()
+        command = [*(NAMESPACE if alone else ()), sys.executable, "-m", "hosts", self.host, scenario, str(self.folder)]
+        return subprocess.Popen(
+            [*command, clis(), "talk", "--json", "--backend", backend],
+            cwd=ROOT / "tests",
+            env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"} | ({"ALONE": "1"} if alone else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+        """Wait for the end of the run: what it tells of itself."""
+        out, err = process.communicate(timeout=PATIENCE)
+        assert out, err
+        run: dict[str, Any] = json.loads(out)["runs"][0]
+        return run
+
+    def run(self, scenario: str, *more: str, backend: str = "asyncio") -> dict[str, Any]:
+        with self.start(scenario, *more, backend=backend) as process:
+            return self.finish(process)
+
+    def run_until_first_action(self, scenario: str) -> dict[str, Any]:
+        """Run until the first turn is over; a run that goes on, as one that waits to try again, is stopped then."""
+        with self.start(scenario) as process:
+            wait_for(lambda: process.poll() is not None or self.actions)
+            process.send_signal(signal.SIGTERM)
+            return self.finish(process)
+
+    @property
+    def records(self) -> list[Any]:
+        return [record for folder in self.project.run_folders() for record in self.project.records(folder.name)]
+
+    @property
+    def actions(self) -> list[Any]:
+        return only(self.records, "action_complete")
+
+    @property
+    def replies(self) -> list[Any]:
+        """What came of each turn of the host."""
+        answers = [record["answer"] for record in only(self.records, "outcome")]
+        return [answer["reply"] for answer in answers if "reply" in answer]
+
+    @property
+    def turns(self) -> int:
+        """How many requests of turns the model's API got."""
+        lines = (self.folder / "requests.jsonl").read_text().splitlines()
+        return sum(json.loads(line)["turn"] for line in lines)
+
+    def left_behind(self) -> list[str]:
+        """Processes that still are in the project."""
+        found = []
+        for link in Path("/proc").glob("[0-9]*/cwd"):
+            try:
+                is_ours = os.readlink(link).startswith(str(self.folder))
+                words = (link.parent / "cmdline").read_bytes() if is_ours else b""
+            except OSError:  # it is gone
+                continue
+            if words:
+                found.append(words.replace(b"\0", b" ").decode(errors="replace"))
+        return found
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest, host: str, tmp_path: Path) -> Iterator[Case]:
+    """A case of the host that the test is told; whatever happens in it, no process is left when it is over."""
+    clis()
+    case = Case(tmp_path, host)
+    yield case
+    assert case.left_behind() == []
+
+
+every_host = pytest.mark.parametrize("host", list(SETUPS))
+quick_hosts = pytest.mark.parametrize("host", ["claude-code", "codex"])
+"""Those that start in less than a second; the others take part where they are peculiar."""
+
+
+@quick_hosts
+def test_a_prompt_is_answered(case: Case) -> None:
+    run = case.run("ok")
+    assert (run["status"], run["final_state"]) == ("completed", "done")
+    assert case.turns == 1
+    [action] = case.actions
+    assert (action["exit_code"], action["output_preview"]) == (0, "FAKE-OK")
+    assert tokens(action) == (INPUT, CACHED, OUTPUT)
+
+
+@every_host
+def test_an_agent_uses_its_tools_in_the_project(case: Case) -> None:
+    run = case.run("tool", backend="trio")
+    assert (run["status"], run["final_state"]) == ("completed", "done")
+    assert case.project.lines("proof.txt") == ["TOOL-RAN"]
+    [action], [reply] = case.actions, case.replies
+    assert action["output_preview"] == "DONE-TOOL"
+    assert tokens(action) == (2 * INPUT, 2 * CACHED, 2 * OUTPUT)
+    assert reply["tools"] > 0
+    assert reply["session"]
+    assert "unknown" not in reply
+
+
+@quick_hosts
+def test_a_refused_key_is_told_at_once(case: Case) -> None:
+    run = case.run("e401")
+    assert (run["status"], run["final_state"]) == ("failed", "failed")
+    assert case.turns == 1
+    [reply] = case.replies
+    assert (reply["failure"], reply["status"]) == ("auth", 401)
+
+
+@quick_hosts
+def test_an_error_of_the_server_is_tried_again_by_us_only(case: Case) -> None:
+    run = case.run_until_first_action("e500")
+    assert (run["status"], run["final_state"]) == ("interrupted", "ask")  # it waits before the next try
+    assert case.turns == 1
+    [reply] = case.replies
+    assert reply["failure"] == "server"
+
+
+LIMITS = ("max_rate_limit_retries: 1", "rate_limit_backoff_base_seconds: 1", "on_rate_limit_exhausted: failed")
+
+
+@every_host
+def test_a_rate_limit_is_waited_out_by_us(case: Case) -> None:
+    run = case.run("r429", *LIMITS)
+    assert (run["status"], run["final_state"]) == ("completed", "done")
+    assert [action["exit_code"] != 0 for action in case.actions] == [True, False]
+    assert case.turns == 2
+    assert case.replies[0]["failure"] == "quota"
+    assert case.actions[1]["output_preview"] == "AFTER-429"
+
+
+@quick_hosts
+def test_a_rate_limit_with_a_time_to_wait_is_waited_out_by_us(case: Case) -> None:
+    run = case.run("r429-after-2", *LIMITS)
+    assert (run["status"], run["final_state"]) == ("completed", "done")
+    assert case.turns == 2
+
+
+@every_host
+def test_an_answer_that_was_cut_off_is_no_plain_success(case: Case) -> None:
+    case.run_until_first_action("cut")
+    reply = case.replies[0]
+    assert reply.get("failure") or reply["suspect"]
+    assert reply.get("error") != "the turn failed"
+    assert case.turns < 10
+
+
+@every_host
+def test_a_stopped_run_ends_the_agent_and_its_tool(case: Case) -> None:
+    with case.start("slow-tool") as process:
+        wait_for(case.project.file("tool.pid").exists, process)
+        process.send_signal(signal.SIGTERM)
+        run = case.finish(process)
+    assert (run["status"], run["exit_code"]) == ("interrupted", 143)
+
+
+@quick_hosts
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_an_agent_that_falls_silent_is_ended(case: Case, backend: str) -> None:
+    run = case.run("hang", "idle_timeout: 4", backend=backend)
+    assert (run["status"], run["final_state"]) == ("failed", "failed")
+    assert case.actions[0]["exit_code"] == 124
+
+
+@quick_hosts
+def test_what_a_tool_left_in_the_background_ends_with_the_turn(case: Case) -> None:
+    run = case.run("background")
+    assert (run["status"], run["final_state"]) == ("completed", "done")
+    assert case.project.file("tool.pid").exists()
+
+
+@quick_hosts
+def test_a_background_process_that_holds_the_output_is_not_waited_for(case: Case) -> None:
+    run = case.run("background-holding-output")
+    assert (run["status"], run["final_state"]) == ("completed", "done")
+    assert case.project.file("tool.pid").exists()
+
+
+def tokens(action: Any) -> tuple[int, int, int]:
+    return action["input_tokens"], action["cache_read_tokens"], action["output_tokens"]
+
+
+def wait_for(true: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+    """Wait until something holds that no event tells of, while the process runs."""
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
