@@ -93,6 +93,7 @@ HERE = frozenset({"help", "dry_run", "background", "as_json", "events", "project
 VALUES: dict[str, list[str]] = {
     "texts": ["--context", "k=v=w"],
     "secrets": ["--secret", "CODE"],
+    "max_successors": ["--max-successors", "5"],
     "program_md": ["--program-md", "steer.md"],
     "max_steps": ["--max-steps", "7"],
     "max_iterations": ["--max-iterations", "3"],

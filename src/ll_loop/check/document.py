@@ -40,7 +40,7 @@ def input_key_unguarded(subject: Subject) -> Findings:
         yield Finding(("required_inputs",), message, f"add `required_inputs: [{key}]`", at)
 
 
-WITHOUT_EFFECT = ("pruning_profile", "session_mode")
+WITHOUT_EFFECT = ("pruning_profile",)
 """Keys of the loop, or of a state, that are read and checked but not yet obeyed."""
 
 
@@ -55,7 +55,7 @@ def without_effect(subject: Subject) -> Findings:
         message = "`artifact_mode: template` has no effect in this version: nothing is promoted"
         yield Finding(("artifact_mode",), message)
     for state in subject:
-        for key in (*WITHOUT_EFFECT, "cost_ceiling"):
+        for key in WITHOUT_EFFECT:
             if state.has(key):
                 message = f"state `{state.name}`: `{key}` has no effect in this version"
                 yield Finding(state.steps(key), message, LATER, state.at(key))
@@ -68,8 +68,6 @@ def config_block(subject: Subject) -> Findings:
         name = ".".join(steps[1:])
         if name not in CONFIG:
             yield Finding(steps, f"`config` has no key `{name}`", nearest(name, CONFIG), at)
-        elif name.endswith("max_continuations"):
-            yield Finding(steps, f"`config.{name}` has no effect in this version", LATER, at)
 
 
 def _leaves(data: Map, steps: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Mark]]:

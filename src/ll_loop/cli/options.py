@@ -160,6 +160,10 @@ start = together(
     ),
     click.option("--no-prompt-size-guard", is_flag=True, help="The same as --prompt-size-warn-chars 0."),
     click.option(
+        "--max-successors", type=click.IntRange(min=0), metavar="N",
+        help="Go on by itself after a handoff at most N times (`on_handoff: spawn`).",
+    ),
+    click.option(
         "--handoff-threshold", type=click.IntRange(1, 100), metavar="PERCENT",
         help="Tell actions when to hand over (LL_HANDOFF_THRESHOLD).",
     ),

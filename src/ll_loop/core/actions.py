@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import events, memory
+from . import events, memory, sessions
 from .agents import agent_of
 from .context import bind_fragment
 from .effects import ActionDone, RunAction, Values
@@ -39,6 +39,8 @@ def start(move: Move) -> Wait | str:
     state = move.state
     try:
         text, values = _rendered(move)
+        if state.is_prompt:
+            text = sessions.text_with_continuation(move, text)
         arguments = render_value(dict(state.work.params), move.scope()) if isinstance(state.work, McpTool) else None
     except TemplateError as error:
         return on_error(move, error)
@@ -65,7 +67,7 @@ def launch(
         loop.name,
         move.frame.depth,
         arguments,
-        agent_of(loop, state) if state.is_prompt else None,
+        agent_of(loop, state, move.frame.session) if state.is_prompt else None,
         values,
         state.scopes,
     )  # fmt: skip
@@ -132,6 +134,7 @@ def note(move: Move, done: ActionDone) -> str | None:
         )
     )
     memory.account(move, done)
+    sessions.note(move, done)
     if done.note:
         move.warn(done.note)
     _tell_of_the_host(move, done.reply)

@@ -28,6 +28,8 @@ class Agent(Struct, frozen=True):
     agent: str = ""
     tools: tuple[str, ...] = ()
     effort: str = ""
+    session: tuple[str, str] = ("", "")
+    """The session to continue: its host and its id."""
 
 
 class JudgeSettings(Struct, frozen=True):
@@ -39,7 +41,7 @@ class JudgeSettings(Struct, frozen=True):
     timeout: float = JUDGE_TIMEOUT
 
 
-def agent_of(loop: Loop, state: State) -> Agent:
+def agent_of(loop: Loop, state: State, session: tuple[str, str] = ("", "")) -> Agent:
     """Who takes the turn of a prompt state. A host named at the start wins over the state's, a model does not."""
     keys = _keys(loop, state)
     model, hint = _word(keys, "model"), _word(keys, "model_hint")
@@ -51,7 +53,14 @@ def agent_of(loop: Loop, state: State) -> Agent:
         agent=_word(keys, "agent"),
         tools=tuple(map(str, tools)) if isinstance(tools, list | tuple) else (),
         effort=_word(keys, "effort") or loop.wishes.effort or _word(_block(loop, "llm"), "effort"),
+        session=session if continues(loop, state) else ("", ""),
     )
+
+
+def continues(loop: Loop, state: State) -> bool:
+    """Whether a prompt continues the session of the one before it, and the next one may continue its own."""
+    mode = _word(_keys(loop, state), "session_mode") or _word(loop.meta, "session_mode")
+    return mode == "continue"
 
 
 def judge_of(loop: Loop, state: State) -> JudgeSettings:

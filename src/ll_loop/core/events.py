@@ -230,6 +230,11 @@ def handoff_detected(state: str, iteration: int, continuation: str) -> tuple[str
     return "handoff_detected", {"state": state, "iteration": iteration, "continuation": continuation}
 
 
+def handoff_spawned(state: str, successor: int, most: int) -> tuple[str, Fields]:
+    """The successor is a new session in the same run, so it has no process id of its own yet."""
+    return "handoff_spawned", {"pid": None, "state": state, "successor": successor, "of": most}
+
+
 def tamper_detected(
     state: str, policy: str, findings: Sequence[Mapping[str, str]], reverted: Sequence[str], target: str | None
 ) -> tuple[str, Fields]:

@@ -131,6 +131,10 @@ class Frame(Struct):
     under_pressure: bool = False
     used_mb: int = 0
     budget_told: bool = False
+    continuation: str = ""
+    """What the last session left to the next prompt when it handed over."""
+    session: tuple[str, str] = ("", "")
+    """The host and the id of the session that the next prompt may continue."""
     turn: Turn = field(default_factory=Turn)
     trace: tuple[str, ...] | None = None
     """The events of this sub-loop and those below it as JSON lines, kept only if a loop above captures them."""
@@ -166,6 +170,8 @@ class Run(Struct, frozen=True):
     ending: Ending | None = None
     spent: Spent = field(default_factory=dict)
     """What hosts have cost, by loop and state."""
+    successors: int = 0
+    """How often it went on by itself after a handoff, since it was started or resumed."""
 
     @property
     def root(self) -> Frame:

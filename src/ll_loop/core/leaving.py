@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from . import artifacts, events, memory, retries, spending, subloops
+from . import artifacts, events, memory, retries, sessions, spending, subloops
 from .effects import Answer, Loaded, LoadFailed, Probed, Rested
 from .effects import Sleep as SleepEffect
 from .events import Event
@@ -92,8 +92,8 @@ def stopped(move: Move) -> Next:
         case "error":
             end_all(move, "error", error=asked.text)
         case "handoff":
-            frame = move.frame
-            move.emit(events.handoff_detected(frame.state, frame.iteration, asked.text or ""))
+            if sessions.hand_over(move, asked.text or ""):
+                return NEXT_STATE
             keeps = move.frames[0].loop.on_handoff != "terminate"
             end_all(move, "handoff", continuation=asked.text or "" if keeps else None)
         case "interrupted":

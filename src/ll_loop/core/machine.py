@@ -21,7 +21,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import approvals, events, learning, spending
+from . import approvals, events, learning, sessions, spending
 from .deciding import acted, consulted, files_checked, probed, stall_probed
 from .effects import ActionDone, Answer, AskHuman, Breathe, Effect, Outcome, RunAction
 from .endings import status_of
@@ -113,11 +113,12 @@ def resume(run: Run, at: float, ts: str, *, started: bool = True, **raised: Any)
     """
     ending = run.ending
     over = ending is not None and run.waiting is None
-    move = Move(replace(run, stop=None if over else run.stop, ending=None), at, ts, 0.5)
+    move = Move(replace(run, stop=None if over else run.stop, ending=None, successors=0), at, ts, 0.5)
     _raise_caps(move, raised)
     goes_on = ending is None or _goes_on(ending, move.frames[0])
     if over and goes_on:
         _reopen(move.frame)
+        sessions.pick_up(move, ending.continuation if ending else None)
     root = move.frames[0]
     continuation = ending.continuation if ending else None
     for name, fields in (events.loop_resume(root.state, root.iteration, continuation), events.loop_start({})):
@@ -218,6 +219,7 @@ def _settled(move: Move, wait: Wait | None) -> Run:
         stop=move.stop,
         ending=move.ending,
         spent=move.spent,
+        successors=move.successors,
     )
 
 

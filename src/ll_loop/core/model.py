@@ -354,6 +354,7 @@ class Wishes(Struct, frozen=True):
     """The host that gives advice, empty for the usual one; None if nobody does."""
     advisor_model: str = ""
     no_host_guard: bool = False
+    max_successors: int = 3
     host_guard_budget_mb: float | None = None
     """Megabytes for the actions of the outermost loop in place of its own `host_guard`, 0 for no limit."""
 
@@ -421,6 +422,8 @@ class Loop(Struct, frozen=True):
     backoff: float = 0
     maintain: bool = False
     on_handoff: Handoff = "pause"
+    max_successors: int | None = None
+    """How often a run goes on by itself after a handoff (`spawn`), in place of what its start says."""
     circuit: RepeatedFailure | None = None
     prompt_size_warn: int = 50000
     approval_timeout: float = 1800

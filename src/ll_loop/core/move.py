@@ -57,6 +57,7 @@ class Move:
         self.chance = chance
         self.stop = run.stop
         self.spent = run.spent
+        self.successors = run.successors
         self.ending: Ending | None = None
         self.events: list[Event] = []
 

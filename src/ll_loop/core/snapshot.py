@@ -31,6 +31,7 @@ def snapshot(run: Run, *, updated_at: str, status: Status | None = None) -> dict
         "retry_counts": dict(root.retries),
         "edge_revisit_counts": dict(root.edges),
         "iteration_count": root.passes,
+        "successors": run.successors,
         "messages": list(root.messages),
         "pre_cap_state": root.pre_cap_state,
         "consecutive_rate_limit_exhaustions": root.exhausted_in_a_row,

@@ -122,7 +122,13 @@ def _config(top: Fields) -> dict[str, Any]:
     gate = commands.under("confidence_gate") if commands is not None else None
     given = {} if gate is None else {name: gate.integer(name) for name in THRESHOLDS}
     thresholds = {name: value for name, value in given.items() if value is not None}
-    return {"handoff_threshold": block.integer("handoff_threshold"), "thresholds": MappingProxyType(thresholds)}
+    sections = [block.under(name) for name in ("automation", "continuation")]
+    successors = [one.integer("max_continuations") for one in sections if one is not None]
+    return {
+        "handoff_threshold": block.integer("handoff_threshold"),
+        "thresholds": MappingProxyType(thresholds),
+        "max_successors": next((number for number in successors if number is not None), None),
+    }
 
 
 def _host_guard(top: Fields) -> m.HostGuard:

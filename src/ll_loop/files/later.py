@@ -97,7 +97,7 @@ _FOREIGN_TEXT = """
     commands.max_refine_count commands.recursive_refine commands.review_epic commands.confidence_gate.enabled
     automation.timeout_seconds automation.state_file automation.max_workers automation.stream_output
     automation.idle_timeout_seconds automation.post_stream_close_grace_seconds automation.timeout_kill_grace_seconds
-    automation.max_continuations automation.ready_issue_unknown_retries
+    automation.ready_issue_unknown_retries
     parallel.max_workers parallel.p0_sequential parallel.worktree_base parallel.state_file parallel.timeout_per_issue
     parallel.max_merge_retries parallel.stream_subprocess_output parallel.command_prefix parallel.ready_command
     parallel.manage_command parallel.decide_command parallel.require_code_changes parallel.use_feature_branches

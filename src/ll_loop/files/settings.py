@@ -59,6 +59,9 @@ class Automation(Struct, frozen=True):
     worktree_base: Annotated[Text | None, does("folder of worktrees, in the project; else beside the repository")] = (
         None
     )
+    max_continuations: Annotated[
+        Annotated[int, Meta(ge=0)], does("how often a run goes on by itself after a handoff (`on_handoff: spawn`)")
+    ] = 3
 
 
 class Parallel(Struct, frozen=True):

@@ -72,7 +72,7 @@ def _named(name: str) -> Host:
     if host is None:
         raise UsageError(f"no such agent host: {name}", hint=f"known are {', '.join(BY_NAME)}")
     if host is FAKE:  # this very package, wherever its command is
-        return AnyCommand((sys.executable, "-m", "ll_loop", "fake-host"), key=FAKE.key)
+        return AnyCommand((sys.executable, "-m", "ll_loop", "fake-host", "{session}"), key=FAKE.key)
     return host
 
 
@@ -122,8 +122,15 @@ class Asking:
         except (UsageError, NotFoundError) as error:
             return ActionDone(1, stderr=f"Action failed: {error}", reply=Turn.never_began(str(error)))
         model = self._model(host, who.model, who.hint)
+        session = who.session[1] if who.session[0] == host.key else ""
         call = Call(
-            prompt=action.text, cwd=str(self._cwd), model=model, effort=who.effort, agent=who.agent, tools=who.tools
+            prompt=action.text,
+            cwd=str(self._cwd),
+            model=model,
+            effort=who.effort,
+            agent=who.agent,
+            tools=who.tools,
+            session=session,
         )
         limits = Limits(action.timeout or None, action.idle_timeout or None, STALLED)
         answered = await self._call(host, call, hearer, limits, started)

@@ -79,6 +79,7 @@ def _wishes_of(request: Request, config: Config) -> dict[str, Any]:
         effort=request.effort,
         advisor=(advisor.host or "") if advisor.enabled else None,
         advisor_model=advisor.model,
+        max_successors=config.automation.max_continuations,
         no_host_guard=request.no_host_guard,
         host_guard_budget_mb=request.host_guard_budget_mb,
     )

@@ -15,7 +15,7 @@ from ..core.model import EMPTY
 from ..errors import UsageError
 
 LONGEST_NAME = 40
-_OPTIONAL = ("worktree", "usage")
+_OPTIONAL = ("worktree", "usage", "handoff")
 """What a result tells only where there is something to tell."""
 
 
@@ -30,7 +30,8 @@ class Request(Struct, frozen=True):
     its state does not. `no_host_guard` pays no heed to the machine's memory, `host_guard_budget_mb` is what actions may
     use of it in sum, 0 for no limit. `prompt_size_warn` is in characters, 0 for never.
     `max_usd`, `max_tokens` and `deadline` (seconds) are what this run may spend before no further prompt is started.
-    `secrets` names variables and context values that are secret though their names do not say so.
+    `secrets` names variables and context values that are secret though their names do not say so. `max_successors` is
+    how often a run goes on by itself after a handoff.
     """
 
     name: str
@@ -59,11 +60,12 @@ class Request(Struct, frozen=True):
     no_host_guard: bool = False
     host_guard_budget_mb: float | None = None
     secrets: tuple[str, ...] = ()
+    max_successors: int | None = None
 
     def overrides(self) -> dict[str, Any]:
         """What replaces the loop's own values."""
         given = {"max_steps": self.max_steps, "max_iterations": self.max_iterations, "backoff": self.delay,
-                 "prompt_size_warn": self.prompt_size_warn}  # fmt: skip
+                 "prompt_size_warn": self.prompt_size_warn, "max_successors": self.max_successors}  # fmt: skip
         budget = limits(self.max_usd, self.max_tokens, self.deadline)
         return {key: value for key, value in given.items() if value is not None} | (
             {"budget": budget} if budget else {}
@@ -97,7 +99,8 @@ class RunResult(Struct, frozen=True):
     """How a run ended. `duration_ms` counts all segments of a resumed run; `run_dir` is its folder of artifacts.
 
     `status` is a word of docs/files.md, or `refused` for a run that never began. `usage` is what hosts have cost, in
-    all and by state; empty if none took a turn.
+    all and by state; empty if none took a turn. `handoff` tells of a run that waits to be continued: `state`,
+    `continuation` (what was handed over), `successors` (how many there have been).
     """
 
     run_id: str
@@ -115,6 +118,7 @@ class RunResult(Struct, frozen=True):
     resumable: bool = False
     worktree: Mapping[str, Any] = field(default=EMPTY)
     usage: Mapping[str, Any] = field(default=EMPTY)
+    handoff: Mapping[str, Any] = field(default=EMPTY)
 
     @property
     def ok(self) -> bool:

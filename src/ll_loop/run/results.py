@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from ..core.endings import exit_code_of, status_of
-from ..core.frame import Frame
+from ..core.frame import Frame, Run
 from ..core.machine import RESUMABLE
 from ..core.model import Ending, TerminatedBy
 from ..core.tally import spent_to_json
@@ -39,7 +39,7 @@ def result_of(handle: RunHandle, error: BaseException | None) -> RunResult:
     result = _result(handle, error)
     if not handle.secrets:
         return result
-    told: dict[str, Any] = {name: getattr(result, name) for name in ("error", "hint", "usage")}
+    told: dict[str, Any] = {name: getattr(result, name) for name in ("error", "hint", "usage", "handoff")}
     return replace(result, **handle.secrets.document(told))
 
 
@@ -69,7 +69,14 @@ def _result(handle: RunHandle, error: BaseException | None) -> RunResult:
         resumable=ending.by in RESUMABLE and status_of(ending) != "failed",
         worktree=_worktree_of(handle),
         usage=spent_to_json(run.spent),
+        handoff=_handoff_of(run, ending),
     )
+
+
+def _handoff_of(run: Run, ending: Ending) -> dict[str, Any]:
+    if ending.continuation is None:
+        return {}
+    return {"state": run.top.state, "continuation": ending.continuation, "successors": run.successors}
 
 
 def _hint_on(ending: Ending, frame: Frame) -> str:

@@ -15,7 +15,7 @@ from .claude import Claude
 class AnyCommand(Struct, frozen=True):
     """A command of the user's own. What it prints is the answer; lines in Claude Code's stream format are read as such.
 
-    In `command`, `{model}` and `{cwd}` are filled in.
+    In `command`, `{model}`, `{cwd}` and `{session}` (the session to go on with, or nothing) are filled in.
     """
 
     command: tuple[str, ...]
@@ -28,11 +28,19 @@ class AnyCommand(Struct, frozen=True):
         return self.command[0]
 
     def build(self, call: Call) -> Launch:
-        argv = tuple(word.replace("{model}", call.model).replace("{cwd}", call.cwd) for word in self.command)
-        return launch(call, argv, env=self.env, cannot=("agent", "tools", "schema", "session", "effort"))
+        known = {"{model}": call.model, "{cwd}": call.cwd, "{session}": call.session}
+        argv = tuple(_filled(word, known) for word in self.command)
+        sessions = () if any("{session}" in word for word in self.command) else ("session",)
+        return launch(call, argv, env=self.env, cannot=("agent", "tools", "schema", *sessions, "effort"))
 
     def parse(self, line: Line) -> Iterable[told.Event] | None:
         return Claude().parse(line)
+
+
+def _filled(word: str, known: Mapping[str, str]) -> str:
+    for place, value in known.items():
+        word = word.replace(place, value)
+    return word
 
 
 FAKE = AnyCommand(("ll-loop", "fake-host"), key="fake")
