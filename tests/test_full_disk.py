@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -38,6 +39,14 @@ anyio.run(main, backend=sys.argv[2])
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path / "project")
+
+
+async def test_a_script_that_cannot_be_removed_is_no_failure_of_its_run(project: Project) -> None:
+    project.loop("a", "echo $0 > script; rm $0; mkdir $0")
+    async with Session(project.folder, grace=1) as session:
+        result = await session.start("a").wait()
+    os.rmdir(project.lines("script")[0])
+    assert (result.status, result.error) == ("completed", None)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

@@ -194,6 +194,33 @@ async def test_files_of_a_killed_process_go_when_its_run_goes_on(project: Projec
     assert list(folder.glob("*.tmp")) == []
 
 
+@pytest.mark.parametrize("go_on", ["resume", "fresh"])
+async def test_what_a_process_was_killed_clearing_away_goes_with_the_next_start(
+    project: Project, start: Start, go_on: str
+) -> None:
+    project.loop("over", "true", scope="docs")
+    project.loop("a", "test -e pid && exit; " + HANG, scope="src")
+    process = start("over", "a")
+    await appears(project.file("pid"))
+    over = recovery.find_run(project.runs, "over")
+    await eventually(lambda: project.lock_files() == [f"{recovery.find_run(project.runs, 'a').run_id}.lock"])
+    _kill(process)
+    # As if it had been killed a moment earlier, after the run's last record and before its lock was given back.
+    [claimed] = (project.locks / name for name in project.lock_files())
+    lock = json.loads(claimed.read_text()) | {"run_id": over.run_id, "scope": [str(project.file("docs"))]}
+    (project.locks / f"{over.run_id}.lock").write_text(json.dumps(lock))
+    script = recovery.open_run(project.runs, over.run_id).script
+    assert script is not None
+    script.touch()
+    (over.folder / "state.json.0123abcd.tmp").touch()
+    async with Session(project.folder, grace=1) as session:
+        [run] = api.resume(session) if go_on == "resume" else [session.start("a")]
+    assert run.status == "completed"
+    assert project.lock_files() == []
+    assert _scripts(project) == []
+    assert list(over.folder.glob("*.tmp")) == []
+
+
 # --- what was announced and never started ------------------------------------------------------------------
 
 

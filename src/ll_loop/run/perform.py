@@ -10,6 +10,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol, assert_never
@@ -299,11 +300,12 @@ class _Script:
         return self.path
 
     def close(self) -> None:
-        """Remove the file."""
+        """Remove the file, if the system lets us: what it refuses is no failure of the run."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            Path(self.path).unlink(missing_ok=True)
+            with suppress(OSError):
+                os.unlink(self.path)
 
 
 class _Hearer:

@@ -114,10 +114,11 @@ class Session:
         self._identity = procs.own_identity()
         self._ancestors = procs.ancestors(self._identity.pid)
         fold = folds_case(self.project)
-        mirror = Mirror(self.loops_dir / ".running", identity=self._identity, fold_case=fold, sweeps=True)
+        self._mirror = Mirror(self.loops_dir / ".running", identity=self._identity, fold_case=fold, sweeps=True)
+        self._tidied = False
         self._above = runs_above(self.env)
         patience = self.config.loops.queue_wait_timeout_seconds
-        self._admission = Admission(Locks(fold_case=fold), mirror, jobs, self._above, self._make_way, patience)
+        self._admission = Admission(Locks(fold_case=fold), self._mirror, jobs, self._above, self._make_way, patience)
         self._grace = Grace(grace)
         self._spawner = Spawner(self._grace, sole=subreaper)
         self._subreaper = subreaper
@@ -447,6 +448,9 @@ class Session:
             recovery.forget(handle.folder)
 
     async def _admitted_run(self, handle: RunHandle) -> None:
+        if not self._tidied:
+            self._tidied = True
+            await sweep.tidy(self.runs, self._mirror, self._grace)
         if handle.stored is not None:
             await self._sweep(handle, handle.stored)
         async with self._admission.admitted(handle):

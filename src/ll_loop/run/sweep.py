@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from ..errors import LoopError, RefusedError
 from . import procs, recovery
+from .mirror import Mirror
 from .perform import SCRIPTS
 from .procs import Identity
 from .recovery import StoredRun
@@ -47,6 +48,16 @@ async def make_way(runs: Path, run_id: str, owner: Identity, grace: Grace) -> bo
         swept = await _ended(procs.orphans_of(recovery.marker_of(run_id), [], owner.start), run_id, grace)
     refuse_if_alive(run_id, swept)
     return True
+
+
+async def tidy(runs: Path, mirror: Mirror, grace: Grace) -> None:
+    """Clear away what is left of runs that had ended when their process was killed: nobody will take them up."""
+    for lock, _ in mirror.void_locks():
+        with suppress(LoopError):  # a damaged journal is reported when that run is asked for
+            if lock.is_ours and (run := recovery.open_run(runs, lock.run_id)).is_over:
+                left = await sweep(run, grace)
+                if not left.unkillable:
+                    mirror.clear(lock)
 
 
 def refuse_if_alive(run_id: str, swept: Swept) -> None:
