@@ -35,6 +35,24 @@ async def main():
 anyio.run(main, backend=sys.argv[2])
 """
 
+RESUMED_WITHOUT_DESCRIPTORS = """
+import json, os, resource, sys, anyio
+from ll_loop import api
+from ll_loop.api import Session
+async def main():
+    async with Session(sys.argv[1], grace=1) as session:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        def hear(record):
+            if record["event"] == "run_claimed":
+                resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        session.bus.listen(hear)
+        [run] = api.resume(session)
+        result = await run.wait()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    print(json.dumps([result.status, result.exit_code, result.resumable, result.error]))
+anyio.run(main, backend=sys.argv[2])
+"""
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
@@ -89,6 +107,30 @@ async def test_an_action_that_cannot_be_started_for_want_of_a_descriptor_is_not_
         assert (await session.resume(recovery.open_run(project.runs, run_id)).wait()).status == "completed"
     assert project.lines("steps") == ["one", "two"]
     assert [record.get("attempt", 1) for record in only(project.records(run_id), "state_enter")] == [1, 1]
+
+
+@pytest.mark.skipif(not procs.LINUX, reason="descriptors are counted in another way")
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+async def test_a_resume_that_cannot_look_around_for_want_of_a_descriptor_can_be_tried_again(
+    project: Project, backend: str
+) -> None:
+    project.loop("a", "echo one >> steps", "echo two >> steps")
+    async with Session(project.folder, grace=1) as session:
+        run = session.start("a")
+
+        def cut(record: Record) -> None:
+            if record["event"] == "route" and record["from"] == "s1":
+                run.cancel()
+
+        session.bus.listen(cut)
+    with anyio.fail_after(30):
+        said = await anyio.run_process([sys.executable, "-c", RESUMED_WITHOUT_DESCRIPTORS, project.folder, backend])
+    *how, error = json.loads(said.stdout)
+    assert (how, project.lines("steps")) == (["interrupted", 74, True], ["one"])
+    assert "Too many open files" in error
+    async with Session(project.folder, grace=1) as session:
+        assert (await session.resume(recovery.open_run(project.runs, run.run_id)).wait()).status == "completed"
+    assert project.lines("steps") == ["one", "two"]
 
 
 def test_what_the_disk_interrupted_has_the_exit_code_of_the_disk() -> None:

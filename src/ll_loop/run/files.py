@@ -7,12 +7,15 @@ here: it writes in batches.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from pathlib import Path
 
 import anyio
 from anyio.lowlevel import current_token
+
+from ..errors import StorageError
 
 MODE = 0o600
 
@@ -41,6 +44,17 @@ async def _read_on_asyncio(path: Path, limit: int) -> bytes:
 async def _read_on_trio(path: Path, limit: int) -> bytes:
     async with await anyio.open_file(path, "rb") as file:
         return await file.read(limit)
+
+
+STARVED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT, errno.EIO})
+"""What is wrong with the machine, and not with what was tried: a run pauses, and goes on once there is room again."""
+
+
+def as_known(error: Exception) -> Exception:
+    """A refusal of a starved machine as StorageError, anything else as it is."""
+    if isinstance(error, OSError) and error.errno in STARVED:
+        return StorageError(f"{error.filename or 'the system'}: {error.strerror}")
+    return error
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -7,7 +7,6 @@ and how its result is judged is for others; which processes are which is `ll_loo
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
 import subprocess
@@ -23,6 +22,7 @@ from msgspec import Struct
 from ..errors import StorageError
 from . import procs
 from .feed import Feed
+from .files import STARVED
 from .pipes import Captured, Pipe, Sink
 from .procs import Identity
 from .tree import LEFTOVER_GRACE, Grace, Signals, Tree, end_noted, group_exists, reap
@@ -35,8 +35,6 @@ UNKNOWN = 255
 """The exit code when the system could not tell it: never 0."""
 _DRAIN = 0.05  # seconds for what is still on its way when the leader has exited
 _QUIET = 0.01  # within that, a pipe as quiet as this has said everything
-_STARVED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT, errno.EIO})
-"""What is wrong with the machine, and not with the command: taken for the command's failure, it would be routed."""
 _STARVED_HINT = "once the system has room again, `ll-loop resume` goes on with this action"
 TimeoutKind = Literal["wall", "idle"]
 
@@ -291,7 +289,7 @@ class Spawner:
         try:
             child = _Child(command, sink)
         except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in _STARVED:
+            if isinstance(error, OSError) and error.errno in STARVED:
                 raise StorageError(f"cannot start {command.argv[0]}: {error.strerror}", hint=_STARVED_HINT) from error
             return _never_ran(command, error)
         self._adopt(child.identity)
@@ -384,12 +382,19 @@ class Spawner:
 
         Returns those that were found. Bounded and shielded like all ending.
         """
-        rows = filter(None, map(procs.read_row, procs.adopted_pids()))
-        strays = [row.identity for row in rows if row.pid not in self._live and self._is_unknown(row)]
+        try:
+            strays = self._strays()
+        except OSError:  # no descriptor free, and nobody can be told: those that just ended give theirs back
+            await anyio.lowlevel.checkpoint()
+            strays = self._strays()
         if strays:
             tree = Tree(None, self.grace, live=self._live, kept=self._kept, signals=self._signals)
             self.unkillable.extend(await self._end_leftovers(strays, tree))
         return tuple(strays)
+
+    def _strays(self) -> list[Identity]:
+        rows = filter(None, map(procs.read_row, procs.adopted_pids()))
+        return [row.identity for row in rows if row.pid not in self._live and self._is_unknown(row)]
 
     def _is_unknown(self, row: procs.Row) -> bool:
         return self._sole and self._is_elsewhere(row)

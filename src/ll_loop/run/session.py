@@ -425,8 +425,9 @@ class Session:
             hush(known, handle.secrets)
             error = known
         except Exception as unknown:  # noqa: BLE001 - a defect in one run must not hurt the others
-            error = unknown
-            self._note_defect(handle, unknown)
+            error = files.as_known(unknown)
+            if error is unknown:
+                self._note_defect(handle, unknown)
         finally:
             result = result_of(handle, error)
             self._close_books(handle, error)
@@ -486,7 +487,7 @@ class Session:
             decision, ts = self._first_decision(handle, cwd, performer.script)
             await engine.drive(decision, ts)
         except Exception as error:
-            failure = error
+            failure = files.as_known(error)
             raise
         finally:
             performer.close()
