@@ -209,6 +209,35 @@ async def test_runs_that_commit_at_the_same_time_lose_no_commit(repo: Repo) -> N
         assert subjects == [*(f"{name} {number}" for number in (5, 4, 3, 2, 1)), "start"]
 
 
+async def test_runs_that_commit_in_one_tree_wait_for_the_index(repo: Repo) -> None:
+    names = ["n1", "n2", "n3", "n4"]
+    for name in names:
+        steps = [f"echo {number} >> {name}.txt" + "\n" for number in range(3)]
+        commit = f"git add {name}.txt && git commit -qm '{name}' {name}.txt"
+        repo.loop(name, *(text for step in steps for text in (step, commit)), route="on_yes")
+    repo.commit()
+    async with Session(repo.folder, env=repo.env) as session:
+        results = [await run.wait() for run in [session.start(name) for name in names]]
+    assert [result.status for result in results] == ["completed"] * 4
+    subjects = repo.git("log", "--format=%s").split()
+    assert sorted(subjects) == sorted(["start", *names * 3])
+
+
+async def test_an_action_of_git_commands_is_run_again_once_the_lock_of_another_git_is_gone(repo: Repo) -> None:
+    repo.loop("a", "git commit -q --allow-empty -m late", route="on_yes")
+    repo.commit()
+    lock = repo.file(".git/index.lock")
+    lock.touch()
+    async with Session(repo.folder, env=repo.env) as session:
+        run = session.start("a")
+        logs = repo.runs / run.run_id
+        await eventually(lambda: any("index.lock" in log.read_text() for log in logs.glob("output.log")))
+        lock.unlink()
+        result = await run.wait()
+    assert result.status == "completed"
+    assert repo.git("log", "-1", "--format=%s").strip() == "late"
+
+
 async def test_python_imports_the_sources_of_the_worktree_and_not_those_of_the_main_checkout(repo: Repo) -> None:
     package = repo.file("src/sample")
     package.mkdir(parents=True)

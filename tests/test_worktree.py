@@ -17,7 +17,7 @@ import pytest
 from ll_loop.errors import CannotCreateError, LoopError, RefusedError, UsageError
 from ll_loop.run import procs
 from ll_loop.run.checkout import WorktreeRecord
-from ll_loop.run.git import Gate, git, git_write
+from ll_loop.run.git import Gate, git, git_write, is_only_git
 from ll_loop.run.worktree import Kept, Lease, Removed, Worktrees, slug
 
 IDENTITY = {
@@ -697,7 +697,7 @@ async def test_somebody_elses_lock_file_is_waited_for_and_never_deleted(repo: Re
     lock = repo.root / ".git/index.lock"
     write(lock, "")
     write(repo.root / "note", "n")
-    with pytest.raises(RefusedError, match=r"index\.lock is still there after 0\.1 s"):
+    with pytest.raises(RefusedError, match=r"index\.lock was in the way for 0\.1 s"):
         await git_write(repo.root, "add", "note", env=repo.env, patience=0.1)
     async with anyio.create_task_group() as group:
 
@@ -747,3 +747,22 @@ def elsewhere_held(common: Path) -> Iterator[None]:
 async def test_errors_of_ours_are_of_one_family(repo: Repo, tmp_path: Path) -> None:
     with pytest.raises(LoopError, match="no such directory"):
         await git(tmp_path / "nowhere", "status", env=repo.env)
+
+
+@pytest.mark.parametrize(
+    ("script", "only"),
+    [
+        ("git add -A && git commit -qm 'fix(core): a; b | c'", True),
+        ('git add a\ngit commit -m "in $PWD (all)"\n', True),
+        ("git commit -m one; git push", True),
+        ("make && git commit -m one", False),
+        ("git commit -m one || true", False),
+        ('git commit -m "$(make)"', False),
+        ("git commit -m one & git status", False),
+        ("git log > log", False),
+        ("gitk", False),
+        ("", False),
+    ],
+)
+def test_a_script_of_git_commands_alone_is_known(script: str, only: bool) -> None:
+    assert is_only_git(script) is only

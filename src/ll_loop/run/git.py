@@ -24,6 +24,12 @@ from .process import Command, Spawner
 from .tree import Grace
 
 LOCK_NAME = "ll-loop.lock"
+PATIENCE = 10.0
+"""Seconds that another git may keep a lock file from us."""
+_SINGLE_QUOTED = re.compile(r"'[^']*'")
+_DOUBLE_QUOTED = re.compile(r'"(?:[^"\\`$]|\\.|\$(?!\())*"')
+_AND_THEN = re.compile(r"&&|;|\n")
+_MORE = re.compile(r"[|<>()`]|(?<!&)&(?!&)")
 _POLL = 0.02
 _GRACE = 2.0
 _LOCK_HELD = re.compile(r"Unable to create '(?P<path>.+?\.lock)': File exists")
@@ -132,7 +138,7 @@ async def git_write(
     timeout: float = 60.0,
     env: Mapping[str, str] | None = None,
     extra: Mapping[str, str] | None = None,
-    patience: float = 10.0,
+    patience: float = PATIENCE,
     spawner: Spawner | None = None,
 ) -> GitResult:
     """Like `git`, but when somebody else's lock file is in the way, again once that file is gone.
@@ -143,24 +149,36 @@ async def git_write(
     give_up_at = anyio.current_time() + patience
     while True:
         result = await git(cwd, *args, timeout=timeout, env=env, extra=extra, spawner=spawner)
-        lock = _lock_in_the_way(cwd, result)
+        lock = None if result.ok else lock_in_the_way(cwd, result.stderr)
         if lock is None:
             return result
-        while await anyio.Path(lock).exists():
-            if anyio.current_time() >= give_up_at:
-                raise RefusedError(
-                    f"{lock} is still there after {patience:g} s: another git is at work, or was killed",
-                    hint=f"if no git is running: rm {shlex.quote(str(lock))}",
-                )
-            await anyio.sleep(_POLL)
-        if anyio.current_time() >= give_up_at:
-            raise RefusedError(f"{lock} was busy for {patience:g} s")
-        await anyio.sleep(_POLL)
+        if not await is_gone(lock, give_up_at):
+            raise RefusedError(
+                f"{lock} was in the way for {patience:g} s: another git is at work, or was killed",
+                hint=f"if no git is running: rm {shlex.quote(str(lock))}",
+            )
 
 
-def _lock_in_the_way(cwd: Path, result: GitResult) -> Path | None:
-    found = None if result.ok else _LOCK_HELD.search(result.stderr)
+def lock_in_the_way(cwd: Path, stderr: str) -> Path | None:
+    """The lock file of another git because of which a git in `cwd` gave up, by what it said."""
+    found = _LOCK_HELD.search(stderr)
     return cwd / found["path"] if found else None
+
+
+async def is_gone(lock: Path, give_up_at: float) -> bool:
+    """Wait until a lock file has vanished; False if it has not by `give_up_at` (the event loop's clock)."""
+    while anyio.current_time() < give_up_at:
+        await anyio.sleep(_POLL)
+        if not await anyio.Path(lock).exists():
+            return True
+    return False
+
+
+def is_only_git(script: str) -> bool:
+    """Whether a shell script does nothing but call git, one command after the other: it may be run once more."""
+    bare = _DOUBLE_QUOTED.sub("''", _SINGLE_QUOTED.sub("''", script))
+    commands = [command.split(maxsplit=1) for command in _AND_THEN.split(bare) if command.strip()]
+    return bool(commands) and not _MORE.search(bare) and all(words[0] == "git" for words in commands)
 
 
 class Git(Struct, frozen=True):
@@ -168,7 +186,7 @@ class Git(Struct, frozen=True):
 
     env: Mapping[str, str] | None = None
     spawner: Spawner | None = None
-    patience: float = 10.0
+    patience: float = PATIENCE
 
     async def ask(self, cwd: Path, *args: str, extra: Mapping[str, str] | None = None) -> GitResult:
         return await git(cwd, *args, env=self.env, extra=extra, spawner=self.spawner)
@@ -193,7 +211,7 @@ class Gate:
     Share one gate between all that work in one process. It is advisory and does not hinder other gits.
     """
 
-    def __init__(self, *, patience: float = 10.0) -> None:
+    def __init__(self, *, patience: float = PATIENCE) -> None:
         self._patience = patience
         self._locks: dict[str, anyio.Lock] = {}
 

@@ -5,6 +5,7 @@ A `Performer` is handed in: the simulator and the tests have one that plays a sc
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
@@ -54,7 +55,7 @@ from ..core.variables import PREFIXES
 from ..errors import CannotCreateError, StorageError
 from ..files.library import Library
 from ..files.settings import Orchestration
-from . import exports, files, prepatch, testfiles
+from . import exports, files, git, prepatch, testfiles
 from .asking import Asking
 from .credentials import CredentialMissing, scoped
 from .desk import Desk
@@ -226,12 +227,27 @@ class Actions:
                 idle_timeout=action.idle_timeout or None,
                 marker=self._marker,
             )
-            ended = await self._spawner.run(command, hearer, started=self._note_child, grace=self._grace)
+            ended = await self._run_to_its_end(command, hearer, action.text)
         except OSError as error:
             raise StorageError(f"cannot write the action's script or values: {error.strerror}") from error
         finally:
             hearer.close()
         return _done(ended, hearer.marked, str(self._cwd))
+
+    async def _run_to_its_end(self, command: Command, hearer: _Hearer, text: str) -> Finished:
+        """Run a shell action; if it only calls git and another git's lock was in its way, again without that.
+
+        Git itself does not wait for `index.lock`: of several runs that commit in one tree, all but one would fail.
+        """
+        give_up_at = math.inf
+        while True:
+            ended = await self._spawner.run(command, hearer, started=self._note_child, grace=self._grace)
+            lock = git.lock_in_the_way(self._cwd, ended.stderr.text) if ended.exit_code else None
+            if lock is None or not git.is_only_git(text):
+                return ended
+            give_up_at = min(give_up_at, anyio.current_time() + git.PATIENCE)
+            if not await git.is_gone(lock, give_up_at):
+                return ended
 
     async def _prompt(self, action: RunAction) -> ActionDone:
         hearer = _Hearer(self._journal, self._log, action)
