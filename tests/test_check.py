@@ -155,4 +155,4 @@ def test_a_hint_is_held_against_the_models_of_the_host_in_use(library: Library, 
     start = "action: Hi, action_type: prompt, model_hint: coding, on_yes: finish, on_no: finish, on_partial: finish"
     check(library, document(start=start))
     problems = library_of(library.project, {"LL_HOST_CLI": host}).check("demo")[1]
-    assert rules_of(problems) - {"state.unsupported"} == rules
+    assert rules_of(problems) == rules

@@ -20,7 +20,6 @@ MARK = "▸"
 NOT_TEXT = frozenset({"load.unreadable"})
 """Rules that no text of a file can bring about."""
 
-WITHOUT_HINT = LOADING.keys() | {"state.unsupported"}
 """Rules that may have nothing to add to what they say."""
 
 CALLEE = """
@@ -90,7 +89,7 @@ def test_a_rule_fires_at_the_place_of_the_mistake(case: dict[str, Any], tmp_path
     assert mine == [(SEVERITY[rule], case["path"], *place(case, text))]
     assert {p.rule for p in found if p.severity == "error"} <= {rule, *case["bad"].get("also", ())}
     assert all(p.line > 0 and p.column > 0 for p in found)
-    assert all(p.hint for p in found if p.rule == rule) or rule in WITHOUT_HINT
+    assert all(p.hint for p in found if p.rule == rule) or rule in LOADING
 
 
 @pytest.mark.parametrize("case", CASES, ids=by_rule)

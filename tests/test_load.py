@@ -141,7 +141,8 @@ def test_a_small_loop_becomes_typed_values_with_the_defaults(library: Library) -
         ("action: a/b, action_type: mcp_tool", m.McpTool("a/b")),
         ("action: a/b, action_type: mcp_tool, params: {q: 1}", m.McpTool("a/b", {"q": 1})),
         ("action: Ship?, action_type: human_approval, on_no: finish", m.HumanApproval("Ship?")),
-        ("action: x, action_type: contract", m.Unsupported("contract", "x")),
+        ("action: x, action_type: contract", m.Nothing()),
+        ("action: x, action_type: contract, next: finish", m.Shell("x")),
         ("on_no: finish", m.Nothing()),
         ("type: learning, learning: {targets: [x]}, on_no: finish", m.Learning(("x",))),
         (
@@ -157,11 +158,6 @@ def test_the_kind_of_work_follows_from_type_and_text(library: Library, state: st
 def test_a_command_that_is_an_existing_program_runs_in_a_shell_with_a_warning(library: Library) -> None:
     found = problems_of(library, small("action: '/bin/sh -c true', on_yes: finish, on_no: finish"))
     assert [p.rule for p in found] == ["state.path-command"]
-
-
-def test_work_of_a_later_version_loads_with_a_warning(library: Library) -> None:
-    found = problems_of(library, small("action: x, action_type: contract, next: finish"))
-    assert ("state.unsupported", "warning") in {(p.rule, p.severity) for p in found}
 
 
 @pytest.mark.parametrize(

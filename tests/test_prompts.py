@@ -91,6 +91,18 @@ async def test_a_failed_host_is_an_error_that_no_judge_is_asked_about(project: P
     assert len(only(records, "action_spawned")) == 1
 
 
+async def test_a_contract_is_judged_by_its_files_and_its_action_is_not_run(project: Project) -> None:
+    (project.folder / "made.txt").write_text("x")
+    agree = f"same\n@@fake\nresult structured={json.dumps(GOOD)}\n@@end"
+    pair = json.dumps({"producer": "made.txt", "consumer": "made.txt", "contract": agree})
+    keys = "action: touch ran\n  action_type: contract\n"
+    write(project, f"a:\n  {keys}  evaluate: {{type: contract, pairs: [{pair}]}}\n  on_yes: done\n  on_no: bad\n")
+    result, records = await run(project)
+    assert result.final_state == "done"
+    assert only(records, "evaluate")[0]["verdict"] == "yes"
+    assert not (project.folder / "ran").exists()
+
+
 async def test_without_any_host_the_state_fails_and_says_what_to_do(project: Project) -> None:
     write(project, prompt("text x", more="on_error: done\non_yes: bad\n"))
     bare = {"PATH": "/nowhere", "HOME": str(project.folder)}

@@ -131,7 +131,7 @@ RULES: tuple[Rule, ...] = (
     Rule("state.path-command", "warning", states.path_command),
     Rule("state.path-prompt", "warning", states.path_prompt),
     Rule("state.learning-inert", "warning", words.learning_inert),
-    Rule("state.unsupported", "warning", each(states.unsupported)),
+    Rule("state.contract-action", "warning", each(states.contract_action)),
     Rule("state.on-resume", "warning", each(states.on_resume)),
     Rule("state.timeout", "error", each(states.timeouts)),
     Rule("learning.targets-empty", "error", each(states.learning_targets)),

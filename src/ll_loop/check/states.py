@@ -116,10 +116,12 @@ def path_prompt(subject: Subject) -> Findings:
 _PATH = re.compile(r"/[\w.+-]+/|/[\w+-]+\.(?:sh|py|pl|rb|js)$")
 
 
-def unsupported(state: StateView) -> Findings:
-    if state.kind == "contract":
-        message = f"`{state.kind}` is not available in this version; entering it ends the run"
-        yield Finding(state.steps(), _say(state, message))
+def contract_action(state: StateView) -> Findings:
+    if state.data.get("action_type") == "contract" and state.data.get("action"):
+        runs = state.kind == "shell"
+        message = "its action is run" if runs else "its action is never run"
+        hint = "take away `next`, and route the verdict" if runs else "take the action away: `evaluate` names the files"
+        yield Finding(state.steps("action"), _say(state, f"a contract is about files; {message}"), hint)
 
 
 def on_resume(state: StateView) -> Findings:

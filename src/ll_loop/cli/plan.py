@@ -17,7 +17,6 @@ from ..core.model import (
     Shell,
     State,
     SubLoop,
-    Unsupported,
 )
 from .forms import text_of
 from .terminal import Look, clean
@@ -94,8 +93,6 @@ def work_of(state: State) -> tuple[str, str]:
             return "human_approval", action
         case Learning(targets, csv):
             return "learning", ", ".join(targets) if csv is None else csv
-        case Unsupported(kind, action):
-            return kind, action
 
 
 def plan_to_json(handle: RunHandle) -> dict[str, Any]:

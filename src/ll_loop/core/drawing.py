@@ -14,7 +14,7 @@ from msgspec import Struct
 from .cells import cells, cut, pad
 from .diagram import edges, label_words
 from .layers import rows_of, split
-from .model import CURRENT, HumanApproval, Learning, Loop, McpTool, Nothing, Prompt, Shell, State, SubLoop, Unsupported
+from .model import CURRENT, HumanApproval, Learning, Loop, McpTool, Nothing, Prompt, Shell, State, SubLoop
 from .wires import Canvas, lanes_for, to_ascii, tracks_for
 
 GAP = 3
@@ -252,8 +252,6 @@ def _detail(state: State) -> str:
             return f"? {_first_line(question)}"
         case Learning():
             return "learning"
-        case Unsupported(kind):
-            return kind
 
 
 def _handles(name: str, loop: Loop) -> Iterator[str]:

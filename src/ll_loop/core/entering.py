@@ -13,7 +13,7 @@ from .deciding import judge
 from .effects import ActionDone, Answer, Probed, Rested
 from .frame import After, Frame
 from .leaving import finish, leave, stopped, wait_or_leave
-from .model import HumanApproval, Learning, McpTool, Nothing, Prompt, Shell, SubLoop, Unsupported
+from .model import HumanApproval, Learning, McpTool, Nothing, Prompt, Shell, SubLoop
 from .move import NEXT_STATE, EndRun, Move, Next, Step, Wait, assign, expect, without
 
 
@@ -105,8 +105,6 @@ def enter(move: Move) -> Next:
             return wait_or_leave(approvals.start(move))
         case Learning() as work:
             return wait_or_leave(learning.start(move, work))
-        case Unsupported(kind):
-            raise EndRun("error", f"state {move.frame.state!r}: {kind} is not available in this version")
         case Nothing():
             if move.state.routes.next is not None:
                 return partial(leave, target=move.target(move.state.routes.next))

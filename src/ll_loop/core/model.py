@@ -102,14 +102,7 @@ class Learning(Struct, frozen=True):
     max_retries_expr: str | None = None
 
 
-class Unsupported(Struct, frozen=True):
-    """Work that this version cannot do yet. Entering it ends the run."""
-
-    kind: str
-    action: str = ""
-
-
-Work = Nothing | Shell | Prompt | SubLoop | McpTool | HumanApproval | Learning | Unsupported
+Work = Nothing | Shell | Prompt | SubLoop | McpTool | HumanApproval | Learning
 
 
 # --- how a result is judged ------------------------------------------------------------------------------

@@ -335,8 +335,6 @@ def _fragment_parameters(fields: Fields, use: FragmentUse | None) -> tuple[m.Par
 def _work(fields: Fields, is_program: bool) -> m.Work:
     action = fields.text("action")
     match kind_of(fields.data, is_program=is_program):
-        case "nothing":
-            return m.Nothing()
         case "shell":
             return m.Shell(action)
         case "prompt":
@@ -350,8 +348,8 @@ def _work(fields: Fields, is_program: bool) -> m.Work:
             return m.HumanApproval(action)
         case "learning":
             return _learning(fields)
-        case kind:
-            return m.Unsupported(kind, action)
+        case "nothing":
+            return m.Nothing()
 
 
 def _learning(fields: Fields) -> m.Learning:

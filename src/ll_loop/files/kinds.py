@@ -7,7 +7,7 @@ from typing import Literal
 from .keys import ACTION_TYPES
 from .nodes import Map
 
-Kind = Literal["nothing", "shell", "prompt", "loop", "mcp_tool", "human_approval", "contract", "learning"]
+Kind = Literal["nothing", "shell", "prompt", "loop", "mcp_tool", "human_approval", "learning"]
 
 
 def kind_of(state: Map, *, is_program: bool = False) -> Kind:
@@ -32,8 +32,8 @@ def kind_of(state: Map, *, is_program: bool = False) -> Kind:
             return "prompt"
         case "mcp_tool":
             return "mcp_tool"
-        case "contract":
-            return "contract"
+        case "contract":  # its evaluator looks at files; where nothing is evaluated, the action is run
+            return "shell" if state.get("next") else "nothing"
         case _:
             return "prompt" if begins_with_slash(state) and not is_program else "shell"
 
