@@ -160,12 +160,18 @@ def with_pytest(project: Project) -> dict[str, str]:
 
 def committed(project: Project) -> None:
     project.file("m.py").write_text("def f(): return 1\n")
-    for words in (
-        ["init", "-qb", "main"],
-        ["add", "m.py"],
-        ["-c", "user.name=x", "-c", "user.email=x@y", "commit", "-qm", "x"],
-    ):
-        subprocess.run(["git", *words], cwd=project.folder, check=True)
+    git(project, "init -qb main", "add *.py", "commit -qm x")
+
+
+def git(project: Project, *commands: str) -> None:
+    for words in commands:
+        argv = ["git", "-c", "user.name=x", "-c", "user.email=x@y", *words.split()]
+        subprocess.run(argv, cwd=project.folder, check=True)
+
+
+def configure(project: Project, /, **settings: Any) -> None:
+    project.file(".ll").mkdir()
+    project.file(".ll/ll-config.json").write_text(json.dumps(settings))
 
 
 @pytest.mark.parametrize(("policy", "state"), [("warn", "done"), ("fail", "failed"), ("allow", "done")])
@@ -179,6 +185,39 @@ async def test_a_new_test_that_passes_without_the_patch_is_flagged(project: Proj
     ]
     assert flagged == ([] if policy == "allow" else [(policy, 1, ["test_void.py"])])
     assert told(project, result, "warning") == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "flagged"),
+    [
+        ({}, ["test_void.py"]),
+        ({"prepatch_check": {"modified_hard": True}}, ["test_old.py", "test_void.py"]),
+        ({"prepatch_check": {"enabled": False}}, None),
+        ({"parallel": {"base_branch": "base"}}, None),
+        ({"project": {"test_cmd": "sh -c 'grep -q 2 $0'"}}, ["test_real.py"]),
+        ({"project": {"test_patterns": ["*_real.py"]}}, None),
+    ],
+)
+async def test_the_project_says_how_patches_are_checked(
+    project: Project, settings: dict[str, Any], flagged: list[str] | None
+) -> None:
+    project.file("test_old.py").write_text("def test_f(): pass\n")
+    committed(project)
+    project.file("test_void.py").write_text("def test_f(): assert True\n")
+    git(project, "checkout -qb work", "add test_void.py", "commit -qm more", "branch base")
+    configure(project, **settings)
+    loop(project, PATCH + "echo '# more' >> test_old.py\n", "prepatch_check: warn")
+    result = await run(project, with_pytest(project))
+    assert [one["files"] for one in told(project, result, "prepatch_check_flagged")] == ([flagged] if flagged else [])
+
+
+async def test_the_project_says_which_files_are_tests(project: Project) -> None:
+    project.file("checks").mkdir()
+    project.file("checks/one.txt").write_text("old")
+    configure(project, project={"test_patterns": ["**/checks/**"]})
+    loop(project, "echo new > checks/one.txt; echo x > test_a.py", "tamper_guard: fail")
+    result = await run(project)
+    assert [one["path"] for one in told(project, result, "tamper_detected")[0]["findings"]] == ["checks/one.txt"]
 
 
 async def test_a_patch_check_that_cannot_be_made_says_so(project: Project) -> None:
@@ -242,6 +281,62 @@ async def test_a_deliverable_is_taken_out_of_the_run_s_folder_at_the_end(project
     assert project.file(path).read_text() == "made\n"
     told_of = told(project, result, "artifact_promoted")[0]
     assert (told_of["state"], told_of["from"], told_of["to"]) == ("done", "page.html", path)
+
+
+async def test_deliverables_go_where_the_project_wants_them(project: Project) -> None:
+    configure(project, artifacts={"promotion_dir": "site/made"})
+    delivering(project, "page.html")
+    result = await run(project)
+    assert project.file(f"site/made/{result.run_id}.html").read_text() == "made\n"
+
+
+TEMPLATE = """\
+mkdir "${context.run_dir}page"; cd "${context.run_dir}page"
+echo '{"title": "x"}' > data.json; echo '<h1>{{ title }}</h1>' > template.html.j2
+echo '{name: page, version: "1", renderer: jinja2, data_schema: {type: object}, output: page.html}' > manifest.yaml
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "output", "place"),
+    [
+        ({}, "page", "artifacts/templates/a.llat"),
+        ({"artifacts": {"templates_dir": "pages"}}, "page", "pages/a.llat"),
+        ({}, "{from: page, to: here.llat}", "here.llat"),
+    ],
+)
+async def test_a_template_is_delivered_as_a_folder(
+    project: Project, settings: dict[str, Any], output: str, place: str
+) -> None:
+    configure(project, **settings)
+    (project.file(place) / "old").mkdir(parents=True)
+    delivering(project, f"{output}\nartifact_mode: template", TEMPLATE)
+    result = await run(project)
+    assert told(project, result, "artifact_promoted")[0]["to"] == place
+    assert sorted(path.name for path in project.file(place).iterdir()) == [
+        "data.json",
+        "manifest.yaml",
+        "template.html.j2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("action", "why"),
+    [
+        ('echo made > "${context.run_dir}page"', "needs a folder"),
+        (TEMPLATE + "rm manifest.yaml", "No such file"),
+        (TEMPLATE + "echo '[' > manifest.yaml", "while parsing"),
+        (TEMPLATE + "echo 'name: x' > manifest.yaml", "needs data_schema, name"),
+        (TEMPLATE + "sed -i s/jinja2/mako/ manifest.yaml", "must be jinja2"),
+        (TEMPLATE + "rm data.json", "there is no data.json"),
+    ],
+)
+async def test_what_is_no_template_is_not_delivered_as_one(project: Project, action: str, why: str) -> None:
+    delivering(project, "page\nartifact_mode: template", action)
+    result = await run(project)
+    assert result.exit_code == 0
+    assert why in told(project, result, "warning")[0]["message"]
+    assert not project.file("artifacts").exists()
 
 
 async def test_a_deliverable_replaces_what_is_at_its_place(project: Project) -> None:

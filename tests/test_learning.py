@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -189,6 +192,49 @@ async def test_a_run_reads_the_records_of_its_project(tmp_path: Path) -> None:
     assert names(project.records(without.run_id)).count("learning_explore_invoked") == 2
     assert "no agent host" in only(project.records(without.run_id), "action_complete")[0]["stderr_preview"]
     assert "action_start" not in names(project.records(proven.run_id))
+
+
+def days_ago(days: int) -> str:
+    return str(datetime.now(UTC).date() - timedelta(days))
+
+
+@pytest.mark.parametrize(
+    ("settings", "record", "holds"),
+    [
+        ({"enabled": False}, "date: 2020-01-01", True),
+        ({}, f"date: {days_ago(29)}", True),
+        ({}, f"date: {days_ago(31)}", False),
+        ({}, f"date: '{days_ago(29)}T10:00:00Z'", True),
+        ({}, "date: soon", False),
+        ({}, "target: My API", False),
+        ({"stale_after_days": 40}, f"date: {days_ago(31)}", True),
+        ({}, f"date: {days_ago(300)}\nproven_package: left-pad\nproven_version: 1.2.0", True),
+        ({}, f"date: {days_ago(370)}\nproven_package: left-pad\nproven_version: 1.2.0", False),
+        ({}, f"date: {days_ago(1)}\nproven_package: left-pad\nproven_version: 1.1.0", False),
+        ({"version_aware_staleness": False}, f"date: {days_ago(1)}\nproven_package: x-py\nproven_version: 2", True),
+        ({}, f"date: {days_ago(70)}\nproven_package: x-py\nproven_version: 3", True),
+        ({"version_match_backstop_multiplier": 2}, f"date: {days_ago(70)}\nproven_package: x-py\nproven_version: 3",
+         False),
+        ({}, f"date: {days_ago(70)}\nproven_package: nobody\nproven_version: 3", False),
+    ],
+)  # fmt: skip
+async def test_what_was_learned_holds_as_long_as_the_project_says(
+    tmp_path: Path, settings: dict[str, Any], record: str, holds: bool
+) -> None:
+    project = Project(tmp_path / "project")
+    write_loop(project)
+    write(project.folder, "my-api", f"---\nstatus: proven\n{record}\n---\n")
+    (project.folder / ".ll" / "ll-config.json").write_text(
+        json.dumps({"learning_tests": {"enabled": True, **settings}})
+    )
+    package = project.folder / "node_modules" / "left-pad" / "package.json"
+    package.parent.mkdir(parents=True)
+    package.write_text('{"version": "1.2.0"}')
+    distribution = project.folder / ".venv/lib/python3.12/site-packages/x_py-3.dist-info/METADATA"
+    distribution.parent.mkdir(parents=True)
+    distribution.write_text("Metadata-Version: 2.1\nName: x-py\nVersion: 3\n")
+    async with Session(project.folder, env={"PATH": "/no/programs"}) as session:
+        assert (await session.start("learn").wait()).final_state == ("known" if holds else "blocked")
 
 
 EXPLORER = """#!/bin/bash

@@ -18,7 +18,8 @@ def due(move: Move, by: TerminatedBy) -> Wait | None:
     if not allowed:
         return None
     mode = str(frame.context.get("artifact_mode") or artifact.mode)
-    return Wait(PromoteArtifact(artifact.source, artifact.to, str(frame.context.get("run_dir", "")), mode), "artifact")
+    run_dir = str(frame.context.get("run_dir", ""))
+    return Wait(PromoteArtifact(artifact.source, artifact.to, run_dir, mode, frame.loop.name), "artifact")
 
 
 def note(move: Move, seen: Probed) -> None:

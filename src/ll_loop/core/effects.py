@@ -140,6 +140,7 @@ class PromoteArtifact(Struct, frozen=True):
     to: str | None = None
     run_dir: str = ""
     mode: str = "file"
+    loop: str = ""
 
 
 class ReadMemory(Struct, frozen=True):

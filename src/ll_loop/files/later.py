@@ -11,16 +11,14 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
-from .settings import KeyInfo, Number, Seconds, SomeSeconds, Words
+from .settings import KeyInfo, Number, Positive, Seconds, Words
 
 Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Diagram = Literal[
     "layered", "neighborhood", "inline", "detailed", "summary", "clean", "local", "slim", "oneline", "default"
 ]
-Tests = ("**/test_*.py", "**/*_test.py", "**/tests/**", "conftest.py", "**/conftest.py")
 
 _ROWS: Final[tuple[tuple[str, Any, Any, str], ...]] = (
     ("loops.run_defaults.clear", bool, False, "clear the screen at each state"),
@@ -30,7 +28,6 @@ _ROWS: Final[tuple[tuple[str, Any, Any, str], ...]] = (
     ("loops.glyphs", Mapping[str, str], {}, "signs in diagrams"),
     ("commands.rate_limits.max_wait_seconds", Seconds, 21600, "how long a rate limit is waited out"),
     ("commands.rate_limits.long_wait_ladder", tuple[Seconds, ...], (300, 900, 1800, 3600), "its long waits"),
-    ("parallel.base_branch", str | None, None, "base of pre-patch checks"),
     ("orchestration.request_path", Literal["cli", "sdk", "batch"], "cli", "how prompts are sent"),
     ("orchestration.disable_background_tasks", bool, False, "hosts start no background tasks"),
     ("advisor.timeout_seconds", Seconds, 300, "how long it may take"),
@@ -64,21 +61,8 @@ _ROWS: Final[tuple[tuple[str, Any, Any, str], ...]] = (
     ("deferred_tools.threshold", Count | None, None, "from how many tokens on tools are searched for"),
     ("deferred_tools.search_tool_variant", Literal["bm25", "regex"], "bm25", "how they are searched for"),
     ("design_tokens.enabled", bool, True, "context value `design_tokens_context`"),
-    ("artifacts.promotion_dir", str, ".loops/artifacts", "folder of deliverables"),
-    ("artifacts.templates_dir", str, "artifacts/templates", "folder of page templates"),
     ("artifacts.export.mode", Literal["shareable", "local"], "shareable", "what pages leave out"),
-    ("learning_tests.enabled", bool, False, "learning states"),
-    ("learning_tests.stale_after_days", Positive, 30, "days for which a proof holds"),
-    ("learning_tests.version_aware_staleness", bool, True, "a proof holds for a version"),
-    ("learning_tests.version_match_backstop_multiplier", Positive, 12, "how much longer it then holds"),
-    ("prepatch_check.enabled", bool, False, "checks of patches"),
-    ("prepatch_check.timeout_s", SomeSeconds, 300, "how long a check may take"),
-    ("prepatch_check.modified_hard", bool, False, "changed tests count as wrong"),
-    ("tamper_guard.policy", Literal["revert", "fail", "allow"], "fail", "what changed tests lead to"),
-    ("project.src_dir", str, "src/", "for guards: the source"),
-    ("project.test_dir", str, "tests", "for guards: the tests"),
-    ("project.test_cmd", str | None, "pytest", "for guards: the test command"),
-    ("project.test_patterns", Words, Tests, "for guards: what counts as a test"),
+    ("tamper_guard.policy", Literal["revert", "fail", "allow"], "fail", "nothing, in little-loops either"),
     ("next.loop_history.weights.frequency", Number, 0.5, "weight of how often a loop ran"),
     ("next.loop_history.weights.recency", Number, 0.3, "weight of how lately"),
     ("next.loop_history.weights.success", Number, 0.2, "weight of how well"),
@@ -102,7 +86,8 @@ _FOREIGN_TEXT = """
     parallel.max_merge_retries parallel.stream_subprocess_output parallel.command_prefix parallel.ready_command
     parallel.manage_command parallel.decide_command parallel.require_code_changes parallel.use_feature_branches
     parallel.push_feature_branches parallel.open_pr_for_feature_branches parallel.remote_name parallel.epic_branches
-    project.name project.lint_cmd project.type_cmd project.format_cmd project.format_check_cmd
+    project.name project.src_dir project.test_dir
+    project.lint_cmd project.type_cmd project.format_cmd project.format_check_cmd
     project.format_check_extensions project.build_cmd project.run_cmd project.health_url
     orchestration.composer orchestration.cluster observability.streaming_parity
     advisor.min_tier advisor.triggers advisor.max_consults_per_task advisor.store_verdict_body

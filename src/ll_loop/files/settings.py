@@ -20,6 +20,7 @@ Text = Annotated[str, Meta(min_length=1)]
 Number = Annotated[float, Meta(ge=0, le=10**9)]
 Seconds = Number
 SomeSeconds = Annotated[float, Meta(ge=1, le=10**9)]
+Positive = Annotated[int, Meta(ge=1)]
 
 
 def does(effect: str) -> Meta:
@@ -65,6 +66,9 @@ class Automation(Struct, frozen=True):
 
 
 class Parallel(Struct, frozen=True):
+    base_branch: Annotated[
+        str | None, does("branch that patch checks compare with; else `main` or `master`, else the last commit")
+    ] = None
     worktree_copy_files: Annotated[Words, does("what is copied into a worktree, by paths in the project")] = (
         ".env",
         ".claude/settings.local.json",
@@ -99,6 +103,37 @@ class Advisor(Struct, frozen=True):
     model: Annotated[str, does("which model it asks")] = "opus"
 
 
+class Artifacts(Struct, frozen=True):
+    promotion_dir: Annotated[
+        Text | None, does("folder of deliverables, in the project; else `artifacts` among the loops")
+    ] = None
+    templates_dir: Annotated[Text, does("folder of deliverables that are templates, in the project")] = (
+        "artifacts/templates"
+    )
+
+
+class LearningTests(Struct, frozen=True):
+    enabled: Annotated[bool, does("what was learned holds for a time only")] = False
+    stale_after_days: Annotated[Positive, does("for how many days it holds")] = 30
+    version_aware_staleness: Annotated[
+        bool, does("it holds longer while its package has the version that it was learned with, and not for another")
+    ] = True
+    version_match_backstop_multiplier: Annotated[Positive, does("how many times as long it then holds")] = 12
+
+
+class PrepatchCheck(Struct, frozen=True):
+    enabled: Annotated[bool, does("`false`: no patch is checked, whatever loops say")] = True
+    timeout_s: Annotated[SomeSeconds, does("how long one test file may take")] = 300
+    modified_hard: Annotated[bool, does("changed test files must fail without the patch, too, not only new ones")] = (
+        False
+    )
+
+
+class ProjectTests(Struct, frozen=True):
+    test_cmd: Annotated[Text | None, does("command that runs the test file named after it; else pytest")] = None
+    test_patterns: Annotated[Words, does("globs of test files, for guards, in place of their own notion")] = ()
+
+
 class Settings(Struct, frozen=True):
     """The values of all keys that have an effect."""
 
@@ -109,6 +144,10 @@ class Settings(Struct, frozen=True):
     orchestration: Orchestration = Orchestration()
     advisor: Advisor = Advisor()
     hitl: Hitl = Hitl()
+    artifacts: Artifacts = Artifacts()
+    learning_tests: LearningTests = LearningTests()
+    prepatch_check: PrepatchCheck = PrepatchCheck()
+    project: ProjectTests = ProjectTests()
     cli: Cli = Cli()
 
 

@@ -54,8 +54,8 @@ from ..core.secrets import Masking
 from ..core.variables import PREFIXES
 from ..errors import CannotCreateError, StorageError
 from ..files.library import Library
-from ..files.settings import Orchestration
-from . import exports, files, git, prepatch, testfiles
+from ..files.settings import Settings
+from . import exports, files, git, testfiles
 from .asking import Asking
 from .credentials import CredentialMissing, scoped
 from .desk import Desk
@@ -64,6 +64,7 @@ from .hosting import Hosts
 from .journal import Journal
 from .mcp_tool import Caller
 from .pipes import Stream
+from .prepatch import PatchCheck
 from .probes import fingerprint_of_paths, fingerprint_of_tree, load_loop, used_memory
 from .process import Command, Finished, Spawner
 from .procs import Identity
@@ -77,6 +78,7 @@ SCRIPTS = "ll-action-*.sh"
 
 HISTORY_LIMIT = 1 << 20
 MOST_MARKED = 100
+_DEFAULTS = Settings()
 
 
 class Performer(Protocol):
@@ -114,7 +116,7 @@ class Actions:
         env: Mapping[str, str],
         run_id: str,
         desk: Desk,
-        orchestration: Orchestration | None = None,
+        settings: Settings = _DEFAULTS,
         grace: Grace | None = None,
         allow: Allow = _always,
         traffic: Traffic | None = None,
@@ -135,9 +137,11 @@ class Actions:
         self._marker = f"LL_LOOP_RUN_ID={run_id}"
         self._grace = grace
         self._script = _Script()
-        more = orchestration.host_env if orchestration is not None else ()
-        hosts = Hosts(spawner, env=env, folder=log.parent, marker=self._marker, grace=grace, more_env=more)
-        self._asking = Asking(hosts, env, cwd, orchestration, allow, traffic, tell)
+        self._settings = settings
+        self._is_test = testfiles.tests_by(settings.project.test_patterns)
+        asking = settings.orchestration
+        hosts = Hosts(spawner, env=env, folder=log.parent, marker=self._marker, grace=grace, more_env=asking.host_env)
+        self._asking = Asking(hosts, env, cwd, asking, allow, traffic, tell)
 
     @property
     def script(self) -> str:
@@ -170,7 +174,7 @@ class Actions:
             case AskHuman():
                 return await self._desk.ask(effect)
             case ReadLearning(target):
-                return await read_learning(self._cwd, target)
+                return await read_learning(self._cwd, target, self._settings.learning_tests)
             case LoadLoop(name, beside):
                 return load_loop(self._library, name, beside, self._env)
             case ProbeFile(path):
@@ -189,13 +193,13 @@ class Actions:
         kept = folder / testfiles.KEPT
         match effect:
             case SnapshotTests(keep):
-                return await to_thread.run_sync(testfiles.snapshot, self._cwd, kept if keep else None)
+                return await to_thread.run_sync(testfiles.snapshot, self._cwd, self._is_test, kept if keep else None)
             case RestoreTests(lost):
                 return await to_thread.run_sync(testfiles.restore, self._cwd, lost, kept)
             case CheckPatch():
-                return await prepatch.check(self._cwd, self._env, self._spawner)
+                return await PatchCheck(self._cwd, self._env, self._spawner, self._settings).check()
             case PromoteArtifact():
-                return await to_thread.run_sync(promote, effect, self._library, folder)
+                return await to_thread.run_sync(promote, effect, self._library, self._settings.artifacts, folder)
             case ReadMemory():
                 return Probed(used_memory())
             case _:

@@ -2,37 +2,89 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
 from pathlib import Path
 
+import yaml
+
 from ..core.effects import Probed, PromoteArtifact
 from ..files.library import Library
+from ..files.settings import Artifacts
 
 ARTIFACTS = "artifacts"
 """The folder, beside the loops, for deliverables without a place of their own."""
+MANIFEST = "manifest.yaml"
+_KEYS = frozenset({"name", "version", "renderer", "data_schema", "output"})
 
 
-def promote(effect: PromoteArtifact, library: Library, run: Path) -> Probed:
-    """Copy the file of the run whose folder is `run` to its place, replacing what is there.
+def promote(effect: PromoteArtifact, library: Library, settings: Artifacts, run: Path) -> Probed:
+    """Copy what the run whose folder is `run` delivers to its place, replacing what is there.
 
-    Tells its path, relative to the project if it is below it.
+    A file, or in the mode `template` a folder of a page template. Tells its path, relative to the project if it is
+    below it.
     """
     project = library.project
     source = Path(effect.run_dir or run / "artifacts") / effect.source
-    if effect.mode != "file":
-        return Probed(None, f"artifact_mode `{effect.mode}` is not available in this version")
-    if source.is_dir():
-        return Probed(None, f"{source} is a folder")
-    target = project / effect.to if effect.to else library.loops / ARTIFACTS / f"{run.name}{source.suffix}"
+    is_template = effect.mode == "template"
     try:
-        _copy(source, target)
-    except FileNotFoundError:
-        return Probed(None, f"there is no {source}")
+        wrong = _why_no_template(source) if is_template else _why_no_file(source)
+        if wrong:
+            return Probed(None, wrong)
+        if effect.to:
+            target = project / effect.to
+        elif is_template:
+            target = project / settings.templates_dir / f"{effect.loop}.llat"
+        else:
+            folder = project / settings.promotion_dir if settings.promotion_dir else library.loops / ARTIFACTS
+            target = folder / f"{run.name}{source.suffix}"
+        (_copy_folder if is_template else _copy)(source, target)
     except OSError as error:
-        return Probed(None, f"cannot write {target}: {error.strerror}")
+        return Probed(None, f"{error.filename or source}: {error.strerror}")
     return Probed(str(target.relative_to(project)) if target.is_relative_to(project) else str(target))
+
+
+def _why_no_file(source: Path) -> str:
+    if source.is_dir():
+        return f"{source} is a folder"
+    return "" if source.exists() else f"there is no {source}"
+
+
+def _why_no_template(source: Path) -> str:
+    """A template is a folder with a manifest, a body to fill in, and data to show it with."""
+    if not source.is_dir():
+        return f"`artifact_mode: template` needs a folder, which {source} is not"
+    try:
+        manifest = yaml.safe_load((source / MANIFEST).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return f"{MANIFEST}: {' '.join(str(error).split())}"
+    if not isinstance(manifest, dict) or not manifest.keys() >= _KEYS:
+        return f"{MANIFEST} needs {', '.join(sorted(_KEYS))}"
+    if manifest["renderer"] != "jinja2":
+        return f"{MANIFEST}: the renderer must be jinja2"
+    if not isinstance(manifest["data_schema"], dict):
+        return f"{MANIFEST}: `data_schema` must be a mapping"
+    missing = next((glob for glob in ("template.*.j2", "data.json") if not any(source.glob(glob))), None)
+    return f"there is no {missing} in {source}" if missing else ""
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Replace a folder by a copy; a cut leaves the old one, the new one or, for a moment, the old one beside it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mark = secrets.token_hex(4)
+    fresh, old = (target.with_name(f".{target.name}.{mark}.{word}") for word in ("new", "old"))
+    try:
+        shutil.copytree(source, fresh, symlinks=True)
+        if target.is_symlink() or target.is_file():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target))
+        if target.exists():
+            os.replace(target, old)
+        os.replace(fresh, target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -474,7 +474,7 @@ class Session:
             env=self._env_of(handle, cwd),
             run_id=handle.run_id,
             desk=handle.desk,
-            orchestration=self.config.orchestration,
+            settings=self.config,
             grace=handle.grace,
             allow=partial(self._purse.check, handle),
             traffic=self._traffic,

@@ -1,6 +1,7 @@
 """The project's test files: which they are, what they hold, and putting them back.
 
-Test files are `test_*.py`, `*_test.py`, `conftest.py`, `pytest.ini`, and every `.py` file below a folder `tests`.
+Unless the project names patterns, test files are `test_*.py`, `*_test.py`, `conftest.py`, `pytest.ini`, and every `.py`
+file below a folder `tests`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ..core.effects import Probed
@@ -20,8 +23,20 @@ _NAMES = frozenset({"conftest.py", "pytest.ini"})
 _SKIPPED = frozenset({"node_modules", "__pycache__", "venv"})
 
 
-def is_test(path: str) -> bool:
-    """Whether a path, relative to the project, is one of a test file."""
+IsTest = Callable[[str], bool]
+"""Whether a path, relative to the project, is one of a test file."""
+
+
+def tests_by(patterns: Sequence[str]) -> IsTest:
+    """Tells test files by these globs, in which `**/` may be nothing; without any, by their usual names."""
+    return partial(_matches, patterns) if patterns else _is_test
+
+
+def _matches(patterns: Sequence[str], path: str) -> bool:
+    return any(fnmatchcase(path, pattern) or fnmatchcase(f"./{path}", pattern) for pattern in patterns)
+
+
+def _is_test(path: str) -> bool:
     pure = PurePosixPath(path)
     if pure.name in _NAMES:
         return True
@@ -29,10 +44,10 @@ def is_test(path: str) -> bool:
     return pure.suffix == ".py" and (by_name or "tests" in pure.parts[:-1])
 
 
-def snapshot(project: Path, keep: Path | None) -> Probed:
+def snapshot(project: Path, is_test: IsTest, keep: Path | None) -> Probed:
     """Digests of all test files as a JSON object; their contents go to the folder `keep`, if there is one."""
     try:
-        found = {path: _noted(project / path, keep) for path in sorted(_test_files(project))}
+        found = {path: _noted(project / path, keep) for path in sorted(_test_files(project, is_test))}
     except OSError as error:
         return Probed(None, str(error))
     return Probed(json.dumps(found))
@@ -52,7 +67,7 @@ def restore(project: Path, files: Mapping[str, str], keep: Path) -> Probed:
     return Probed(json.dumps(restored), error)
 
 
-def _test_files(project: Path) -> Iterator[str]:
+def _test_files(project: Path, is_test: IsTest) -> Iterator[str]:
     for folder, folders, names in os.walk(project):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in _SKIPPED]
         below = os.path.relpath(folder, project)
