@@ -56,7 +56,7 @@ def test_the_command_returns_once_the_run_goes_on_and_nothing_ties_it_to_us(proj
 
     queued = _command(project, "run", "b", "-b", "--queue")
     assert queued.returncode == 0
-    assert "b is queued, place 1, behind `a`" in queued.stdout
+    assert "b is queued, place 1: `a`" in queued.stdout
     refused = _command(project, "run", "b", "-b")
     assert refused.returncode == 75
     assert refused.stdout == ""

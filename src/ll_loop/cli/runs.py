@@ -205,8 +205,7 @@ def _left_lines(report: Mapping[str, Any]) -> Iterator[str]:
             continue
         how = f"goes on in the background (pid {report['pid']})"
         if run["status"] == "queued":
-            behind = f"behind {run['waits_for']}" if run["waits_for"] else "for a slot"
-            how = f"is queued, place {run['place']}, {behind}"
+            how = f"is queued, place {run['place']}: {run['waits_for'] or 'as many run as may'}"
         yield f"{run['loop']} {how}: run {run['run_id']}"
     if report.get("log"):
         yield f"log: {report['log']}"
