@@ -13,6 +13,7 @@ import yaml
 from ll_loop.check import LOADING, RULES, Rule
 from ll_loop.errors import Problem
 from ll_loop.files.library import Library
+from test_check import CALLEE
 
 CASES: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "rules.yaml").read_text(encoding="utf-8"))
 SEVERITY = {**{rule.name: rule.severity for rule in RULES}, **LOADING}
@@ -21,19 +22,6 @@ NOT_TEXT = frozenset({"load.unreadable"})
 """Rules that no text of a file can bring about."""
 
 """Rules that may have nothing to add to what they say."""
-
-CALLEE = """
-name: callee
-description: Greets.
-scope: [work/]
-initial: greet
-parameters:
-  who: {type: string, required: true}
-  count: {type: integer, default: 1}
-states:
-  greet: {action: echo, next: done}
-  done: {terminal: true}
-"""
 
 
 def composed(case: Mapping[str, Any]) -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from command_line import Ll, Said, command_line
 from ll_loop import __version__
-from ll_loop.cli.border import main
 
 LOOPS = {
     "counter": """\
@@ -69,22 +68,6 @@ states:
 }
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a command said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Ll = Callable[..., Said]
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     folder = tmp_path / ".loops"
@@ -97,17 +80,7 @@ def project(tmp_path: Path) -> Path:
 @pytest.fixture
 def ll(project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ll:
     """Give the command line some words in the project's folder."""
-    monkeypatch.chdir(project)
-    for name in ("COLUMNS", "LINES", "NO_COLOR", "LL_LOOP_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
-
-    def obey(*words: str, columns: int | None = None) -> Said:
-        if columns is not None:
-            monkeypatch.setenv("COLUMNS", str(columns))
-        code = main(words)
-        return Said(code, *capfd.readouterr())
-
-    return obey
+    return command_line(project, capfd, monkeypatch)
 
 
 def events_of(text: str) -> list[Any]:

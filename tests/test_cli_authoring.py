@@ -16,12 +16,13 @@ import yaml
 from jsonschema import Draft202012Validator
 from msgspec.structs import replace
 
+from command_line import Ll
 from ll_loop.api import Library, install, resolved, templates
 from ll_loop.cli import authoring
 from ll_loop.files.authoring import SCHEMA_FILE
 from ll_loop.files.keys import TOP_LEVEL
 from ll_loop.files.library import bundled_loops
-from test_cli import Ll, ll, project
+from test_cli import ll, project
 
 __all__ = ["ll", "project"]
 

@@ -8,17 +8,13 @@ import pty
 import select
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ll_loop.cli.border import main
+from command_line import Ll, command_line
 from ll_loop.cli.terminal import look_at
-
-Said = tuple[int, str, str]
-Ll = Callable[..., Said]
 
 LOOP = """\
 name: a
@@ -36,16 +32,7 @@ states:
 def ll(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ll:
     """Give the command line some words in a project with the loop `a`."""
     write(tmp_path, ".loops/a.yaml", LOOP)
-    monkeypatch.chdir(tmp_path)
-    for name in ("COLUMNS", "LL_HOST_CLI", "LL_HOOK_HOST", "LL_STATE_DIR", "FORCE_COLOR", "LL_LOOP_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
-
-    def obey(*words: str) -> Said:
-        code = main(words)
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return obey
+    return command_line(tmp_path, capfd, monkeypatch)
 
 
 def write(folder: Path, name: str, text: str) -> None:

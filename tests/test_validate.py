@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ll_loop.cli.border import main
+from command_line import Ll, command_line
 
 GOOD = """\
 name: good
@@ -29,20 +27,6 @@ BASE = "name: base\ndescription: To build on.\nstates:\n  a: {next: done}\n  don
 CHILD = "name: child\nfrom: base\nscope: [s/]\ninitial: a\n"
 
 
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Ll = Callable[..., Said]
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     put(tmp_path, ".loops/good.yaml", GOOD)
@@ -51,15 +35,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ll(project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ll:
-    monkeypatch.chdir(project)
-    for name in ("COLUMNS", "GITHUB_WORKSPACE"):
-        monkeypatch.delenv(name, raising=False)
-
-    def obey(*words: str) -> Said:
-        code = main(["validate", *words])
-        return Said(code, *capfd.readouterr())
-
-    return obey
+    return command_line(project, capfd, monkeypatch, "validate")
 
 
 def put(project: Path, name: str, text: str) -> Path:
