@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from ll_loop.core.hosts.turn import Reply
-from ll_loop.run.traffic import LONGEST, Circuit, Traffic
+from ll_loop.run.circuit import LONGEST, Circuit
+from ll_loop.run.procs import Identity
+from ll_loop.run.traffic import HELD, REFUSED, Denied, Traffic
 
 VIRTUAL_TIME = True
 
@@ -20,10 +24,12 @@ OK = Reply(output="fine")
 class World:
     """Calls of one account, with the times at which they started; wall time goes with the virtual clock."""
 
-    def __init__(self, path: Path | None = None, slots: int | None = None) -> None:
+    def __init__(self, path: Path | None = None, slots: int | None = None, pid: int = 1, **more: Any) -> None:
         self.zero = anyio.current_time()
-        self.circuit = None if path is None else Circuit(path, self.wall)
-        self.traffic = Traffic(self.circuit, slots, self.wall)
+        me = Identity(pid, 0, "boot")
+        self.dead: set[int] = set()
+        self.circuit = None if path is None else Circuit(path, self.wall, me, lambda one: one.pid not in self.dead)
+        self.traffic = Traffic(self.circuit, slots, self.wall, **more)
         self.started: list[tuple[str, int]] = []
         self.waits: list[str] = []
 
@@ -33,8 +39,10 @@ class World:
     def wall(self) -> float:
         return EPOCH + self.now()
 
-    async def call(self, name: str, reply: Reply = OK, seconds: float = 1, account: str = "fake-1") -> None:
-        async with self.traffic.call(account, lambda why, until: self.waits.append(why)) as over:
+    async def call(
+        self, name: str, reply: Reply = OK, seconds: float = 1, account: str = "fake-1", *, heavy: bool = False
+    ) -> None:
+        async with self.traffic.call(account, lambda why, until: self.waits.append(why), heavy=heavy) as over:
             self.started.append((name, round(self.now())))
             await anyio.sleep(seconds)
             over(reply)
@@ -149,3 +157,103 @@ async def test_a_call_that_waits_for_its_account_takes_no_slot() -> None:
         await anyio.sleep(1)
         tasks.start_soon(world.call, "free", OK, 1, "fake-2")
     assert world.started == [("first", 0), ("free", 1), ("waits", 30)]
+
+
+# --- one probe for all processes -------------------------------------------------------------------------------
+
+
+async def test_one_process_probes_and_the_others_go_on_once_it_got_through(tmp_path: Path) -> None:
+    path = tmp_path / "circuit.json"
+    one, other = World(path, pid=1), World(path, pid=2)
+    await one.call("first", refused(one, 30), seconds=0)
+    async with anyio.create_task_group() as tasks:
+        for world in (one, other):
+            for name in "ab":
+                tasks.start_soon(world.call, name, OK, 20)
+    first, *rest = sorted(time for world in (one, other) for _, time in world.started if time)
+    assert (first, len(rest), rest[0] >= 50, rest[-1] <= 52) == (30, 3, True, True)
+    assert "another process's probe of the rate limit of fake" in (*one.waits, *other.waits)
+
+
+async def test_a_probe_that_another_process_lost_is_tried_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "circuit.json"
+    one, other = World(path, pid=1), World(path, pid=2)
+    await one.call("first", refused(one, 30), seconds=0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(one.call, "probe", Reply(failure="quota", retry_after=60), 5)
+        await anyio.sleep(31)
+        tasks.start_soon(other.call, "next")
+    [(_, began)] = other.started
+    assert 95 <= began <= 97
+
+
+async def test_the_probe_of_a_killed_process_is_nobodys(tmp_path: Path) -> None:
+    path = tmp_path / "circuit.json"
+    one, other = World(path, pid=1), World(path, pid=2)
+    await one.call("first", refused(one, 30), seconds=0)
+    other.dead.add(1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(one.call, "probe", OK, 1000)
+        await anyio.sleep(31)
+        await other.call("next")
+        assert other.started == [("next", 31)]
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_cancelled_probe_is_given_back_to_other_processes(tmp_path: Path) -> None:
+    path = tmp_path / "circuit.json"
+    one, other = World(path, pid=1), World(path, pid=2)
+    await one.call("first", refused(one, 30), seconds=0)
+    with anyio.move_on_after(40):
+        await one.call("probe", OK, 1000)
+    await other.call("next")
+    assert other.started == [("next", 40)]
+
+
+# --- logins, starts, memory ------------------------------------------------------------------------------------
+
+NO_LOGIN = Reply(failure="auth", status=401, error="no such key")
+
+
+async def test_after_a_refused_login_nobody_calls_with_it_for_a_while() -> None:
+    world = World(slots=1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.call, "first", NO_LOGIN, 5)
+        await anyio.sleep(1)
+        with pytest.raises(Denied):  # it waited for the slot when the login was refused
+            await world.call("waits")
+    with pytest.raises(Denied):
+        await world.call("late")
+    await world.call("other", account="fake-2")
+    await anyio.sleep(REFUSED)
+    await world.call("renewed")
+    assert [name for name, _ in world.started] == ["first", "other", "renewed"]
+
+
+async def test_hosts_start_a_moment_apart() -> None:
+    world = World(stagger=2)
+    async with anyio.create_task_group() as tasks:
+        for name in "abcd":
+            tasks.start_soon(partial(world.call, name, OK, 60, heavy=True))
+        tasks.start_soon(world.call, "light")
+    assert sorted(time for name, time in world.started if name != "light") == [0, 2, 4, 6]
+    assert ("light", 0) in world.started
+    await world.call("later", heavy=True)
+    assert world.started[-1] == ("later", 66)
+
+
+async def test_hosts_wait_while_memory_is_short_and_not_for_ever() -> None:
+    used = 97.0
+    world = World(memory=lambda: used, memory_limit=95)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(world.call, "held", heavy=True))
+        await world.call("light")
+        await anyio.sleep(9.5)
+        assert world.started == [("light", 0)]
+        used = 60.0
+    assert [10 <= time <= 12 for name, time in world.started if name == "held"] == [True]
+    assert "memory, of which 97 % are used" in world.waits
+    used = 99.0
+    began = world.now()
+    await world.call("after all", heavy=True)
+    assert world.started[-1][1] - began == pytest.approx(HELD, abs=2)

@@ -95,6 +95,8 @@ class Orchestration(Struct, frozen=True):
         Mapping[str, Mapping[str, str | bool]], does("models by host and hint, as `{codex: {coding: gpt-5}}`")
     ] = msgspec.field(default_factory=dict)
     host_env: Annotated[Words, does("variables that hosts get beyond the usual ones, as names or patterns")] = ()
+    stagger_ms: Annotated[Number, does("milliseconds between the starts of two hosts")] = 250
+    memory_limit_pct: Annotated[Number, does("no host is started while so much memory is used; 100 for no limit")] = 95
 
 
 class Advisor(Struct, frozen=True):

@@ -24,7 +24,7 @@ from .hosting import Answered, Hearer, Hosts, Limits
 from .pipes import Stream
 from .process import NOT_FOUND
 from .procs import Identity
-from .traffic import Tell, Traffic, account_of
+from .traffic import Denied, Tell, Traffic, account_of
 
 VARIABLES = ("LL_HOST_CLI", "LL_HOOK_HOST")
 STALLED = 1800.0
@@ -97,7 +97,10 @@ class Asking:
         allow: Callable[[], None] = lambda: None,
         traffic: Traffic | None = None,
         tell: Tell = lambda why, until: None,
+        *,
+        heavy: bool = True,
     ) -> None:
+        self._heavy = heavy
         self._hosts = hosts
         self._env = env
         self._cwd = cwd
@@ -158,11 +161,14 @@ class Asking:
         self, host: Host, call: Call, hearer: Hearer, limits: Limits, started: Callable[[Identity], None]
     ) -> Answered:
         """Let the host take its turn once its account and the budget allow it; only then its time begins."""
-        account = account_of(host, self._env)
-        async with self._traffic.call(account, self._tell) as over:
-            self._allow()
-            answered = await self._hosts.ask(host, call, hearer, limits=limits, started=started)
-            over(answered.reply)
+        account, heavy = account_of(host, self._env), self._heavy and host.key != FAKE.key
+        try:
+            async with self._traffic.call(account, self._tell, heavy=heavy) as over:
+                self._allow()
+                answered = await self._hosts.ask(host, call, hearer, limits=limits, started=started)
+                over(answered.reply)
+        except Denied as denied:
+            return Answered(_not_started(host, denied.reply), 1, 0.0)
         self._limited = account if answered.reply.failure == "quota" else ""
         return answered
 
@@ -170,6 +176,11 @@ class Asking:
         """The run waits so long because its last call was turned away: others of that account wait as well."""
         if self._limited:
             await self._traffic.shut(self._limited, seconds)
+
+
+def _not_started(host: Host, refusal: Reply) -> Reply:
+    error = f"not started: {host.key} refused the login a moment ago ({refusal.error})"
+    return Reply(failure="auth", error=error, status=refusal.status)
 
 
 class _Deaf:

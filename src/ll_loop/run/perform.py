@@ -102,7 +102,7 @@ class Actions:
     """The real world of one run: its directory, its environment, its journal and its log.
 
     `allow` is asked before each action, and before each call of a host; `traffic` says when that may start, and `tell`
-    hears what it waits for.
+    hears what it waits for. Hosts that are `heavy` start a moment apart, and not while memory is short.
     """
 
     def __init__(
@@ -121,6 +121,7 @@ class Actions:
         allow: Allow = _always,
         traffic: Traffic | None = None,
         tell: Tell = lambda why, until: None,
+        heavy: bool = True,
     ) -> None:
         self._spawner = spawner
         self._allow = allow
@@ -141,7 +142,7 @@ class Actions:
         self._is_test = testfiles.tests_by(settings.project.test_patterns)
         asking = settings.orchestration
         hosts = Hosts(spawner, env=env, folder=log.parent, marker=self._marker, grace=grace, more_env=asking.host_env)
-        self._asking = Asking(hosts, env, cwd, asking, allow, traffic, tell)
+        self._asking = Asking(hosts, env, cwd, asking, allow, traffic, tell, heavy=heavy)
 
     @property
     def script(self) -> str:

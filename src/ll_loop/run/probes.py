@@ -109,6 +109,12 @@ async def _hashes(cwd: Path, names: list[str], env: Mapping[str, str], spawner: 
 
 
 def used_memory() -> str | None:
+    """The share of the memory that is used, in percent, as journals have it; None where the system does not tell."""
+    used = memory_in_use()
+    return None if used is None else f"{used:.1f}"
+
+
+def memory_in_use() -> float | None:
     """The share of the memory that is used, in percent; None where the system does not tell."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
@@ -116,7 +122,7 @@ def used_memory() -> str | None:
         total, available = (int(fields[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
     except (OSError, KeyError, ValueError):
         return None
-    return f"{100 * (1 - available / total):.1f}"
+    return 100 * (1 - available / total)
 
 
 def read_head(cwd: Path) -> tuple[str | None, str | None]:

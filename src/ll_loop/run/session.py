@@ -31,6 +31,7 @@ from ..files.library import Library
 from . import best_effort, files, procs, recovery, sweep
 from .admission import Admission
 from .bus import Bus, Reader
+from .circuit import Circuit
 from .control import Control
 from .engine import Clock, Engine
 from .git import Gate
@@ -41,7 +42,7 @@ from .lockfile import Foreign
 from .locks import Locks, folds_case, normalise
 from .mirror import Mirror
 from .perform import Actions
-from .probes import named_env, read_head
+from .probes import memory_in_use, named_env, read_head
 from .process import Spawner
 from .purse import Purse
 from .recovery import StoredRun, identity_to_json
@@ -49,7 +50,7 @@ from .request import Request, check_numbers, limits, new_run_id
 from .results import cause_of, result_of
 from .saver import StateSaver
 from .secrecy import hush, refuse_missing, refuse_unknown, secrets_of, withheld_in
-from .traffic import Circuit, Traffic
+from .traffic import Traffic
 from .tree import Grace
 from .workplace import Workplaces
 from .worktree import Worktrees
@@ -127,7 +128,7 @@ class Session:
         self.worktrees = self._make_worktrees()
         self._workplaces = Workplaces(self.project, self.runs, self.worktrees, self._committer, self.bus)
         self._named: dict[str, Mapping[str, str]] = {}
-        self._traffic = Traffic(self._circuit(), host_slots)
+        self._traffic = self._make_traffic(host_slots)
         self._saver = StateSaver(self.handles)
         self._control = Control(self.handles)
         self._ended_by: tuple[TerminatedBy, int] | None = None
@@ -138,6 +139,11 @@ class Session:
     def _circuit(self) -> Circuit | None:
         limits = self.config.commands.rate_limits
         return Circuit(self.project / limits.circuit_breaker_path) if limits.circuit_breaker_enabled else None
+
+    def _make_traffic(self, slots: int | None) -> Traffic:
+        hosts = self.config.orchestration
+        stagger, limit = hosts.stagger_ms / 1000, hosts.memory_limit_pct
+        return Traffic(self._circuit(), slots, stagger=stagger, memory=memory_in_use, memory_limit=limit)
 
     def _make_worktrees(self) -> Worktrees:
         base, copied = self.config.automation.worktree_base, self.config.parallel.worktree_copy_files
@@ -479,6 +485,7 @@ class Session:
             allow=partial(self._purse.check, handle),
             traffic=self._traffic,
             tell=handle.note_host_waiting,
+            heavy=not handle.loop.wishes.no_host_guard,
         )
         handle.settle()
         changed = partial(self._saver.mark, handle)

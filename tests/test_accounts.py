@@ -1,0 +1,127 @@
+"""What runs that share an account do when one of them is refused, and how their hosts start, in real runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from ll_loop import Session, api
+from ll_loop.run.handle import RunHandle
+from ll_loop.run.request import Request
+from projects import LIMIT, Project, eventually, only
+
+ENV = {**os.environ, "LL_HOST_CLI": "fake"}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path / "project")
+
+
+def write(project: Project, name: str, *script: str, more: str = "", host: str = "") -> None:
+    """A loop with one prompt, to `done`, or to `failed` where it fails."""
+    action = "\n".join(("@@fake", *script, "@@end") if script else ("Hello.",))
+    (project.loops / f"{name}.yaml").write_text(
+        f"name: {name}\ninitial: a\nscope: [{name}]\nstates:\n  a:\n    action_type: prompt\n    action: |\n"
+        + textwrap.indent(action, " " * 6)
+        + f"\n    next: done\n    on_error: failed\n{textwrap.indent(more, '    ')}{host}"
+        + "\n  done: {terminal: true}\n  failed: {terminal: true, failure: true}\n"
+    )
+
+
+def agent(project: Project, *lines: str) -> str:
+    """A host of the project's own: `lines` of bash."""
+    project.file("agent").write_text("\n".join(("#!/bin/bash", "cat > /dev/null", *lines, "echo ok", "")))
+    project.file("agent").chmod(0o755)
+    return "    host: {command: [./agent]}"
+
+
+def configure(project: Project, **sections: Any) -> None:
+    (project.folder / ".ll").mkdir()
+    (project.folder / ".ll" / "ll-config.json").write_text(json.dumps(sections))
+
+
+def calls(project: Project, handle: RunHandle) -> int:
+    return len(only(project.records(handle.run_id), "action_spawned"))
+
+
+LADDER = "max_rate_limit_retries: 2\nrate_limit_backoff_base_seconds: 3\non_rate_limit_exhausted: failed\n"
+
+
+async def test_eight_runs_wait_out_one_rate_limit_and_none_loses_a_step(project: Project) -> None:
+    project.file("refused").write_text("")
+    refuse = 'if mv refused gone 2>/dev/null; then echo \'{"type":"result","is_error":true,"result":"Too many requests"'
+    refuse += ',"api_error_status":429}\'; exit 1; fi; date +%s.%N >> started; sleep 0.2'
+    host = agent(project, refuse)
+    configure(project, orchestration={"stagger_ms": 0})
+    for name in "abcdefgh":
+        write(project, name, host=host, more=LADDER)
+    async with Session(project.folder, jobs=8) as session:
+        first = session.start("a")
+        await eventually(lambda: project.file("gone").exists() and first.run and first.run.waiting)
+        refused_at = time.time()
+        handles = [first, *(session.start(name) for name in "bcdefgh")]
+        with anyio.fail_after(LIMIT * 4):
+            results = [await handle.wait() for handle in handles]
+    assert {result.status for result in results} == {"completed"}
+    assert {calls(project, handle) for handle in handles[1:]} == {1}  # none of them was turned away
+    started = sorted(float(line) for line in project.lines("started"))
+    assert started[0] > refused_at + 1
+    assert started[1] > started[0] + 0.19  # one went ahead
+
+
+async def test_after_a_refused_login_no_prompt_of_the_batch_is_started(project: Project) -> None:
+    write(project, "a", "result error=401 status=401")
+    write(project, "b", "text hi", "result in=1 out=1")
+    write(project, "c", "text hi", "result in=1 out=1", more="capture: said\n")
+    async with Session(project.folder, jobs=1, env=ENV) as session:
+        handles = [session.start(name) for name in "abc"]
+        with anyio.fail_after(LIMIT * 3):
+            results = [await handle.wait() for handle in handles]
+    assert [calls(project, handle) for handle in handles] == [1, 0, 0]
+    assert [result.final_state for result in results] == ["failed"] * 3
+    [told] = only(project.records(handles[1].run_id), "action_complete")
+    assert "not started: fake refused the login a moment ago" in told["stderr_preview"]
+    assert told["exit_code"] == 1
+
+
+async def test_hosts_of_a_batch_start_a_moment_apart(project: Project) -> None:
+    host = agent(project, "date +%s.%N >> started", "sleep 0.1")
+    configure(project, orchestration={"stagger_ms": 400})
+    for name in "abc":
+        write(project, name, host=host)
+    async with Session(project.folder, env=os.environ) as session:
+        for name in "abc":
+            session.start(name)
+    times = sorted(float(line) for line in project.lines("started"))
+    assert times[-1] - times[0] > 0.5  # of 0.8 s; a busy machine makes starting itself uneven
+
+
+async def test_hosts_wait_for_memory_and_say_so(project: Project) -> None:
+    host = agent(project)
+    configure(project, orchestration={"memory_limit_pct": 0.001})
+    write(project, "a", host=host)
+    async with Session(project.folder, env=os.environ, grace=0) as session:
+        run = session.start("a")
+        await eventually(lambda: "memory" in run.waits_for)
+        [entry] = await api.status(project.folder, run.run_id)
+        assert entry["waits_for"].startswith("memory, of which")
+        run.cancel()
+        assert (await run.wait()).resumable
+    assert calls(project, run) == 0
+
+
+async def test_who_pays_no_heed_to_memory_does_not_wait(project: Project) -> None:
+    host = agent(project)
+    configure(project, orchestration={"memory_limit_pct": 0.001})
+    write(project, "a", host=host)
+    async with Session(project.folder, env=os.environ) as session:
+        result = await session.start_request(Request("a", no_host_guard=True)).wait()
+    assert result.status == "completed"
