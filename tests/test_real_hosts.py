@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from hosts.model_api import CACHED, INPUT, OUTPUT
-from hosts.setups import SETUPS
+from hosts.setups import MODEL, SETUPS
 from projects import Project, only
 
 ROOT = Path(__file__).parents[1]
@@ -61,10 +61,12 @@ class Case:
         text = f"  ask:\n    action_type: prompt\n    action: say hi\n    next: done\n{state}"
         ends = "  done: {terminal: true}\n  failed: {terminal: true, failure: true}\n"
         (self.project.loops / "talk.yaml").write_text(f"name: talk\ninitial: ask\nscope: [talk]\nstates:\n{text}{ends}")
+        named = () if any(line.startswith("host:") for line in more) else ("--host", self.host)
+        model = ("--model", MODEL[self.host]) if self.host in MODEL else ()
         alone = can_be_alone()
         command = [*(NAMESPACE if alone else ()), sys.executable, "-m", "hosts", self.host, scenario, str(self.folder)]
         return subprocess.Popen(
-            [*command, clis(), "talk", "--json", "--backend", backend],
+            [*command, clis(), "talk", "--json", "--backend", backend, *named, *model],
             cwd=ROOT / "tests",
             env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"} | ({"ALONE": "1"} if alone else {}),
             stdout=subprocess.PIPE,
@@ -237,6 +239,23 @@ def test_a_background_process_that_holds_the_output_is_not_waited_for(case: Case
     run = case.run("background-holding-output")
     assert (run["status"], run["final_state"]) == ("completed", "done")
     assert case.project.file("tool.pid").exists()
+
+
+@pytest.mark.parametrize("host", ["gemini"])
+def test_an_agent_is_reached_by_its_protocol(case: Case) -> None:
+    run = case.run("tool", "host: {acp: [gemini, --acp, --skip-trust]}")
+    assert (run["status"], run["final_state"]) == ("completed", "done")
+    assert case.project.lines("proof.txt") == ["TOOL-RAN"]
+    [reply] = case.replies
+    assert (case.actions[0]["output_preview"], reply["host"], reply["left_out"]) == ("DONE-TOOL", "acp", ["model"])
+    assert "unknown" not in reply
+
+
+@pytest.mark.parametrize("host", ["gemini"])
+def test_a_failure_is_told_by_its_protocol(case: Case) -> None:
+    run = case.run("e401", "host: {acp: [gemini, --acp, --skip-trust]}")
+    assert (run["status"], run["final_state"]) == ("failed", "failed")
+    assert case.replies[0]["failure"] == "auth"
 
 
 def tokens(action: Any) -> tuple[int, int, int]:

@@ -2,9 +2,9 @@
 
     python -m hosts HOST SCENARIO FOLDER CLIS WORDS...
 
-starts `ll-loop run WORDS... --host HOST` in `FOLDER/project` with a home and an environment of its own, ends it when it
-is told to end, and exits with its code. The requests are in `FOLDER/requests.jsonl`. With ALONE in the environment, it
-is in a network namespace of its own.
+starts `ll-loop run WORDS...` in `FOLDER/project` with a home and an environment of its own, in which HOST is set up,
+ends it when it is told to end, and exits with its code. The requests are in `FOLDER/requests.jsonl`. With ALONE in the
+environment, it is in a network namespace of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from hosts.model_api import serving
-from hosts.setups import MODEL, SETUPS
+from hosts.setups import SETUPS
 
 SET_FLAGS, UP = 0x8914, 0x41
 
@@ -37,8 +37,7 @@ def main(host: str, scenario: str, folder: Path, clis: str, words: list[str]) ->
         home.mkdir()
         base = {"PATH": f"{clis}:{os.environ['PATH']}", "HOME": str(home), "LANG": "C.UTF-8", "TERM": "dumb"}
         env = {**base, **SETUPS[host](f"{url}/s/{scenario}", home)}
-        model = ["--model", MODEL[host]] if host in MODEL else []
-        command = [sys.executable, "-m", "ll_loop", "run", *words, "--host", host, *model]
+        command = [sys.executable, "-m", "ll_loop", "run", *words]
         with subprocess.Popen(command, cwd=folder / "project", env=env, stdin=subprocess.DEVNULL) as run:
 
             def pass_on(number: int, frame: FrameType | None) -> None:

@@ -19,7 +19,7 @@ JUDGE_TIMEOUT = 1800.0
 class Agent(Struct, frozen=True):
     """Who takes a turn. Empty words mean: as is usual. `hint` names a capability in place of a model.
 
-    `host` is a host's name, or a mapping with a `command`.
+    `host` is a host's name, or a mapping with a `command` or `acp`.
     """
 
     host: str | Mapping[str, Any] = ""

@@ -22,6 +22,7 @@ from .keys import (
     LINT_SWITCHES,
     ON_RESUME,
     OTHER_TARGETS,
+    OWN_HOSTS,
     RATE_LIMIT_NUMBERS,
     TAMPER_POLICIES,
     THRESHOLDS,
@@ -297,9 +298,9 @@ def _state(name: str, fields: Fields, use: FragmentUse | None, is_program: bool,
 
 def _check_host(fields: Fields) -> None:
     host = fields.data.get("host")
-    known = host is None or isinstance(host, str) or (isinstance(host, Map) and "command" in host)
+    known = host is None or isinstance(host, str) or (isinstance(host, Map) and any(key in host for key in OWN_HOSTS))
     if not known:
-        fields.wrong("host", "a host's name, or a mapping with a `command`")
+        fields.wrong("host", "a host's name, or a mapping with a `command` or `acp`")
 
 
 def _check_agent_keys(fields: Fields) -> None:

@@ -18,6 +18,7 @@ from .keys import (
     HANDOFFS,
     MODEL_HINTS,
     ON_RESUME,
+    OWN_HOSTS,
     PARAMETER_TYPES,
     VISIBILITIES,
 )
@@ -232,8 +233,8 @@ STATE: Final[dict[str, Shape]] = {
     "timeout": about({**NUMBER, **_FROM_ZERO}, "Seconds, 0 is no limit. What exceeds it is ended: exit code 124."),
     "idle_timeout": about({**NUMBER, **_FROM_ZERO}, "Seconds of silence, 0 is no limit."),
     "host": about(
-        {"anyOf": [TEXT, {"type": "object", "properties": {"command": ANY}, "required": ["command"]}]},
-        "Who takes the prompt: a host's name, or a `command` that reads it from stdin.",
+        {"anyOf": [TEXT, *({"type": "object", "properties": {key: ANY}, "required": [key]} for key in OWN_HOSTS)]},
+        "Who takes the prompt: a host's name, a `command` that reads it from stdin, or one that speaks `acp`.",
     ),
     "agent": about(TEXT, "The sub-agent for a prompt."),
     "tools": about(ANY, "The tools that a prompt may use."),

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from ..core.agents import Agent
 from ..core.effects import ActionDone, AskModel, ModelSaid, RunAction
+from ..core.hosts.acp import Acp
 from ..core.hosts.base import Call, Host
 from ..core.hosts.command import FAKE, AnyCommand
 from ..core.hosts.table import BY_NAME, NATIVE, by_name
@@ -77,12 +78,14 @@ def _named(name: str) -> Host:
 
 
 def _command(wanted: Mapping[str, Any]) -> Host:
-    words = wanted.get("command")
+    key = "acp" if "acp" in wanted else "command"
+    words = wanted.get(key)
     if isinstance(words, str):
         words = words.split()
     if not isinstance(words, list | tuple) or not words:
-        raise UsageError("a host of your own needs a `command`: a list of words")
-    return AnyCommand(tuple(map(str, words)))
+        raise UsageError(f"a host of your own needs a list of words as `{key}`")
+    command = tuple(map(str, words))
+    return Acp(command) if key == "acp" else AnyCommand(command)
 
 
 class Asking:

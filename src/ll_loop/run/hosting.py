@@ -16,9 +16,10 @@ from typing import Literal, Protocol
 import anyio
 from msgspec import Struct
 
-from ..core.hosts.base import FILES, Call, Host
-from ..core.hosts.turn import Reply, Turn
+from ..core.hosts.base import FILES, Call, Host, Launch
+from ..core.hosts.turn import Reply, Turn, document_of
 from . import files
+from .feed import Feed
 from .pipes import Stream
 from .process import TIMED_OUT, Command, Finished, Spawner
 from .procs import Identity
@@ -123,6 +124,7 @@ class Hosts:
         """
         folder = self._folder / f"host-{os.urandom(4).hex()}"
         launch = host.build(call)
+        talk = _Talk(launch)
         try:
             for name, text in launch.files.items():
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -133,10 +135,10 @@ class Hosts:
                 env=self._env_of(host, {name: value.replace(FILES, str(folder)) for name, value in launch.env.items()}),
                 timeout=limits.wall,
                 idle_timeout=limits.idle,
-                stdin=launch.stdin,
+                stdin=talk.stdin,
                 marker=self._marker,
             )
-            return await self._take_turn(host, command, hearer, limits, started)
+            return await self._take_turn(host, command, talk, hearer, limits, started)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -147,6 +149,7 @@ class Hosts:
         self,
         host: Host,
         command: Command,
+        talk: _Talk,
         hearer: Hearer,
         limits: Limits,
         started: Callable[[Identity], None] | None,
@@ -154,10 +157,29 @@ class Hosts:
         begun = anyio.current_time()
         finished: Finished | None = None
         with anyio.CancelScope() as scope:
-            listener = _Listener(Turn(host), hearer, scope, limits.stalled)
+            turn = Turn(host, plain=not talk.is_both_ways)
+            listener = _Listener(turn, talk, hearer, scope, limits.stalled)
             finished = await self._spawner.run(command, listener, started=started, grace=self._grace)
         listener.finish()
         return _answered(listener, finished, anyio.current_time() - begun)
+
+
+class _Talk:
+    """What is said to a host: its prompt, or our side of a conversation until the turn is over."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._answer = launch.answer
+        self._feed = Feed()
+        self._feed.put(launch.stdin)
+        self.is_both_ways = launch.answer is not None
+        self.stdin: bytes | Feed = self._feed if self.is_both_ways else launch.stdin
+
+    def hear(self, line: str) -> None:
+        if self._answer is not None and (document := document_of(line)) is not None:
+            self._feed.put(self._answer(document))
+
+    def end(self) -> None:
+        self._feed.end()
 
 
 class _Listener:
@@ -166,8 +188,11 @@ class _Listener:
     `scope` is what the child runs in: its deadline comes near when the turn is over, or gets nowhere.
     """
 
-    def __init__(self, turn: Turn, hearer: Hearer, scope: anyio.CancelScope, stalled: float | None) -> None:
+    def __init__(
+        self, turn: Turn, talk: _Talk, hearer: Hearer, scope: anyio.CancelScope, stalled: float | None
+    ) -> None:
         self.turn = turn
+        self._talk = talk
         self.stalled = False
         self._hearer = hearer
         self._scope = scope
@@ -180,9 +205,11 @@ class _Listener:
         for line in batch:
             if not self.turn.is_over:  # what comes after the end belongs to no turn
                 said += self.turn.feed(line)
+                self._talk.hear(line)
         if said:
             self._hearer.lines(said)
         if self.turn.is_over:
+            self._talk.end()
             self._scope.deadline = min(self._scope.deadline, anyio.current_time() + LINGER)
         elif self.turn.fruitless >= FRUITLESS:
             self.stalled = True

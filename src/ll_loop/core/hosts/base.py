@@ -7,7 +7,7 @@ into events of `told`); `turn` folds the events into the outcome. A new host is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -41,7 +41,9 @@ class Call(Struct, frozen=True, kw_only=True):
 class Launch(Struct, frozen=True, kw_only=True):
     """A call as a command. The prompt is never in `argv`: it goes to `stdin`, which is closed behind it.
 
-    `env` is added to the environment; `files` are put into a private folder first (see `FILES`).
+    `env` is added to the environment; `files` are put into a private folder first (see `FILES`). With `answer` the
+    turn is a conversation: `stdin` is only its beginning, each line of the host is answered with what that gives, and
+    the input is closed when the turn is over.
     """
 
     argv: tuple[str, ...]
@@ -49,6 +51,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     env: Mapping[str, str] = EMPTY
     files: Mapping[str, str] = EMPTY
     left_out: tuple[str, ...] = ()
+    answer: Callable[[Line], bytes] | None = None
 
 
 def launch(
@@ -94,6 +97,11 @@ def mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else EMPTY
 
 
+def mappings(value: object) -> list[Mapping[str, Any]]:
+    """The items of a list that are mappings."""
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+
+
 def text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
@@ -133,6 +141,5 @@ def retry_after_in(message: str) -> float | None:
 
 def texts_of(content: object, kind: str = "text") -> str:
     """The text blocks of a message's content, an empty line between them."""
-    blocks = content if isinstance(content, list) else []
-    found = (text(block.get("text")) for block in map(mapping, blocks) if block.get("type") == kind)
+    found = (text(block.get("text")) for block in mappings(content) if block.get("type") == kind)
     return "\n\n".join(one for one in found if one)

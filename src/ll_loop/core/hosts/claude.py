@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 
 from . import told
-from .base import Call, Launch, Line, count, launch, mapping, number, text, texts_of
+from .base import Call, Launch, Line, count, launch, mapping, mappings, number, text, texts_of
 
 SYNTHETIC = "<synthetic>"
 """The model of a message that the command line made up itself, to tell of an error."""
@@ -78,9 +78,9 @@ def _assistant(line: Line) -> Iterable[told.Event]:
     message = mapping(line.get("message"))
     if line.get("is_api_error_message") is True or message.get("model") == SYNTHETIC:
         return (told.Quiet(),)  # an error, told again by the result
-    said = texts_of(message.get("content"))
-    blocks = message.get("content")
-    tools = [text(mapping(block).get("name")) for block in blocks or () if mapping(block).get("type") == "tool_use"]
+    content = message.get("content")
+    said = texts_of(content)
+    tools = [text(block.get("name")) for block in mappings(content) if block.get("type") == "tool_use"]
     return (*([told.Said(said)] if said else []), *map(told.UsedTool, tools)) or (told.Quiet(),)
 
 

@@ -8,7 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from . import told
-from .base import Call, Launch, Line, count, launch, mapping, number, retry_after_in, status_in, text, texts_of
+from .base import (
+    Call,
+    Launch,
+    Line,
+    count,
+    launch,
+    mapping,
+    mappings,
+    number,
+    retry_after_in,
+    status_in,
+    text,
+    texts_of,
+)
 
 QUIET = frozenset({"agent_start", "turn_start", "turn_end", "message_start", "message_update", "auto_retry_end"})
 
@@ -59,9 +72,7 @@ def _message(message: Line) -> Iterable[told.Event]:
 
 
 def _end(messages: object) -> told.Ended:
-    ours = [
-        one for one in map(mapping, messages if isinstance(messages, list) else ()) if one.get("role") == "assistant"
-    ]
+    ours = [one for one in mappings(messages) if one.get("role") == "assistant"]
     last = ours[-1] if ours else mapping(None)
     message = text(last.get("errorMessage"))
     if last.get("stopReason") == "stop" and not message:

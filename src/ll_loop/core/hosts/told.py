@@ -61,6 +61,12 @@ class Spent(Struct, frozen=True):
     usd: float | None = None
 
 
+class Charged(Struct, frozen=True):
+    """What the turn costs so far, in dollars, by the host's own count."""
+
+    usd: float
+
+
 class Retries(Struct, frozen=True):
     """The host tries again by itself, in `delay` seconds: an end that was told before does not count."""
 
@@ -106,4 +112,4 @@ class Quiet(Struct, frozen=True):
     """A line that is known and tells nothing that counts."""
 
 
-Event = Began | Said | UsedTool | Spent | Retries | Limited | Ended | Trouble | Quiet
+Event = Began | Said | UsedTool | Spent | Charged | Retries | Limited | Ended | Trouble | Quiet

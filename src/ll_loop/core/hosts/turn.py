@@ -87,10 +87,14 @@ def reply_from_json(document: Mapping[str, Any]) -> Reply:
 
 
 class Turn:
-    """Takes in a host's stream. `feed` gives the lines of text that it completes; `is_over` when no more is wanted."""
+    """Takes in a host's stream. `feed` gives the lines of text that it completes; `is_over` when no more is wanted.
 
-    def __init__(self, host: Host) -> None:
+    Lines that are no JSON count as text, unless they are not `plain`.
+    """
+
+    def __init__(self, host: Host, *, plain: bool = True) -> None:
         self._host = host
+        self._is_plain = plain
         self._said: list[str] = []
         self._piece = ""
         self._last = ""
@@ -124,7 +128,7 @@ class Turn:
     def feed(self, line: str) -> list[str]:
         """Take in one line; returns the lines of the assistant's text that are complete now."""
         before = len(self._said)
-        document = _document(line)
+        document = document_of(line)
         if document is None:
             self._say_plain(line)
         else:
@@ -149,6 +153,8 @@ class Turn:
         if not end.ok and not end.message:
             end = replace(end, message=(self._troubles or ["the turn failed"])[-1])
         usage = self._total or self._sum
+        if end.ok and usage is None and self._retried.message:  # it gave up, and said so in words of the assistant
+            end = told.Ended(False, self._retried.message, self._retried.status)
         limit = self._limit if self._limit is not None and self._limit.rejected else None
         return Reply(
             output="\n".join(self._said),
@@ -176,6 +182,9 @@ class Turn:
             case told.Said(text, delta=True):
                 self._piece += text
                 self.progress += 1
+                return
+            case told.Charged(usd):
+                self._usd = usd
                 return
             case told.Quiet():
                 return
@@ -205,7 +214,7 @@ class Turn:
         self._model = event.model or self._model
         self._requests += 1
         if event.total:
-            self._total, self._usd = event.usage, event.usd
+            self._total, self._usd = event.usage, self._usd if event.usd is None else event.usd
         else:
             self._sum = event.usage if self._sum is None else self._sum + event.usage
             self._usd = event.usd if self._usd is None else self._usd + (event.usd or 0)
@@ -218,7 +227,7 @@ class Turn:
             self._last, self._piece = self._piece, ""
 
     def _say_plain(self, line: str) -> None:
-        if line.strip():
+        if line.strip() and self._is_plain:
             self._close_piece()
             self._said.append(line)
             self._last = f"{self._last}\n{line}" if self._plain else line
@@ -246,7 +255,8 @@ def lines_of(text: str) -> list[str]:
     return text.removesuffix("\n").split("\n")
 
 
-def _document(line: str) -> Mapping[str, Any] | None:
+def document_of(line: str) -> Mapping[str, Any] | None:
+    """The JSON object that a line of a stream is, if it is one."""
     if not line.lstrip().startswith("{"):
         return None
     try:
