@@ -45,14 +45,14 @@ def meta_no_objective_check(subject: Subject) -> Findings:
     measured = any(
         state.kind == "human_approval" or (state.evaluator and state.evaluator not in JUDGES) for state in subject
     )
-    if _edits_harness(subject) and not measured:
+    if not measured and _edits_harness(subject):
         message = "the loop edits its own harness and no evaluator but a model judges the result"
         yield Finding((), message, "add an `evaluate` that measures, or a human approval", _first_edit(subject))
 
 
 def meta_no_baseline(subject: Subject) -> Findings:
     captures = any(state.data.text("capture") for state in subject)
-    if captures and _edits_harness(subject) and not any(_compares_captures(state) for state in subject):
+    if captures and not any(_compares_captures(state) for state in subject) and _edits_harness(subject):
         message = "the loop edits its own harness and never compares the result with a captured value from before"
         hint = "capture a measurement first and name it in `previous`, `reference`, `source` or `target`"
         yield Finding((), message, hint, _first_edit(subject))

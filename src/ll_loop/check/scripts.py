@@ -65,10 +65,10 @@ _EXITS_0 = re.compile(r"\bexit\(0\)")
 def parse_swallow(subject: Subject) -> Findings:
     for state in subject:
         text = state.action
-        caught = _CATCHES.search(text)
-        if state.kind != "shell" or caught is None or _has_error_route(state):
+        if state.kind != "shell" or "json.load" not in text or _has_error_route(state):
             continue
-        if _PARSES_JSON.search(text) and _EXITS_0.search(text):
+        caught = _CATCHES.search(text)
+        if caught and _PARSES_JSON.search(text) and _EXITS_0.search(text):
             message = "text that is no JSON ends the action with exit code 0, as if all were well"
             yield _at(state, caught.start(), message, "exit with 1 there and add `on_error`")
 
@@ -79,7 +79,7 @@ def _has_error_route(state: StateView) -> bool:
 
 _ABANDONS = re.compile(r"- ?\\?\[!\\?\]|(?i:\[x\].{0,80}abandon)|max_step_attempts", re.DOTALL)
 _TELLS_ABANDONED = re.compile(r'"abandoned"\s*:')
-_SUCCESS = re.compile(r'"verdict"\s*:\s*"success"|\bverdict\s*=\s*success\b', re.IGNORECASE)
+_SUCCESS = re.compile(r'"verdict"\s*:\s*"success"|\bverdict\s*=\s*success\b')
 
 
 def abandonment_hidden(subject: Subject) -> Findings:
@@ -94,8 +94,9 @@ def abandonment_hidden(subject: Subject) -> Findings:
 
 def hardcoded_success(subject: Subject) -> Findings:
     for state in subject:
-        found = _SUCCESS.search(state.action)
-        if found and "abandon" not in state.action.lower():
+        text = state.action.lower()
+        found = _SUCCESS.search(text) if "verdict" in text else None
+        if found and "abandon" not in text:
             message = "the verdict `success` is written whatever has happened"
             yield _at(state, found.start(), message, "let it depend on what was abandoned or failed")
 

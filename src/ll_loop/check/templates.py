@@ -109,7 +109,8 @@ def raw_interpolation(subject: Subject) -> Findings:
 def marker_stale(subject: Subject) -> Findings:
     for state in _shell_states(subject):
         markers = _markers(state.action)
-        used = {raw.name for raw in _raw_values(state.action) if raw.is_excused(state.action, markers)}
+        raws = _raw_values(state.action) if markers else ()
+        used = {raw.name for raw in raws if raw.is_excused(state.action, markers)}
         for marker in markers:
             if marker.name not in used:
                 message = f"state `{state.name}`: the exemption of `{marker.name}` exempts nothing"
@@ -176,9 +177,10 @@ class _Raw(NamedTuple):
 
 def _raw_values(text: str) -> Iterator[_Raw]:
     """Every bare one, and of those inside a Python text the first of each name."""
-    spans = _spans(text)
+    found = references(text)
+    spans = _spans(text) if found else []
     seen: set[str] = set()
-    for reference in references(text):
+    for reference in found:
         inside = [span for span in spans if span.holds(reference.start)]
         raw = _Raw(reference, any(span.python for span in inside))
         if raw.python:
@@ -213,7 +215,8 @@ def _is_bare(text: str, reference: Reference) -> bool:
 
 def _spans(text: str) -> list[_Span]:
     """The bodies of here-documents that are quoted or go to Python, and the texts of `python3 -c`."""
-    return [*_here_documents(text), *_python_texts(text)]
+    documents = _here_documents(text) if "<<" in text else ()
+    return [*documents, *(_python_texts(text) if "python" in text else ())]
 
 
 def _here_documents(text: str) -> Iterator[_Span]:

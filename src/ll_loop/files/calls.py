@@ -11,14 +11,18 @@ from .nodes import MAX_BYTES
 
 def callers(names: Iterable[str], files: Iterable[Path]) -> Iterator[Path]:
     """Those of `files` with a line that runs a loop by one of these names; a file that can't be read has none."""
-    either = "|".join(re.escape(name) for name in names if name)
-    call = re.compile(rf"(?:^|[{{,])\s*loop:\s*([\"']?)(?:{either})\1\s*(?:[,}}#]|$)", re.MULTILINE)
-    return (path for path in files if call.search(_text(path)))
+    wanted = [name.encode() for name in names if name]
+    either = b"|".join(re.escape(name) for name in wanted)
+    call = re.compile(rb"(?:^|[{,])\s*loop:\s*([\"']?)(?:%b)\1\s*(?:[,}#]|$)" % either, re.MULTILINE)
+    for path in files:
+        text = _content(path)
+        if any(name in text for name in wanted) and call.search(text):
+            yield path
 
 
-def _text(path: Path) -> str:
+def _content(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(MAX_BYTES).decode("utf-8", "replace")
+            return file.read(MAX_BYTES)
     except OSError:
-        return ""
+        return b""
