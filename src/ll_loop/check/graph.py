@@ -205,8 +205,10 @@ def dropped_route(subject: Subject) -> Findings:
 
 def next_hides(subject: Subject) -> Findings:
     for state in subject:
+        if not state.data.get("next") or state.kind in ("human_approval", "learning"):
+            continue
         hidden = [t for t in state.targets if _verdict_of(t, state) not in ("", "error")]
-        if state.data.get("next") and hidden and state.kind not in ("human_approval", "learning"):
+        if hidden:
             keys = ", ".join(f"`{'.'.join(target.keys)}`" for target in hidden)
             message = f"state `{state.name}`: `next` goes on without judging and hides {keys}"
             yield Finding(state.steps(), message, "keep the one or the other", hidden[0].at)

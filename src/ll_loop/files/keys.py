@@ -292,6 +292,7 @@ def did_you_mean(word: str, known: Iterable[str], *, few: int = 8) -> str:
 def misspelt_verdict(key: str) -> str:
     """A hint on what a key was meant to be: `on_eror` is a legal route of the verdict `eror`, and hardly ever meant."""
     known = (*VERDICT_KEYS, *OTHER_TARGETS)
-    hint = did_you_mean(key, known, few=0) if key not in known else ""
-    near = hint.split("`")[1] if hint else ""
-    return hint if near and abs(len(near) - len(key)) <= 1 and len(key) > 6 and near[:4] == key[:4] else ""
+    if key in known or len(key) <= 6:
+        return ""
+    near = nearest(key, known)
+    return f"did you mean `{near}`?" if abs(len(near) - len(key)) <= 1 and near[:4] == key[:4] else ""
