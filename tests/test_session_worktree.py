@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from ll_loop import api
 from ll_loop.run import recovery
 from ll_loop.run.handle import RunHandle
 from ll_loop.run.session import Session
-from projects import LIMIT, Project, appears, eventually, only
+from projects import LIMIT, Repo, appears, eventually, only
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
 RUNNER = """
@@ -27,46 +26,6 @@ async def main():
         session.start("a", worktree=True)
 anyio.run(main)
 """
-
-
-class Repo(Project):
-    """A project that is a git repository; whose git may hang."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.bin = folder.parent / "bin"
-        self.bin.mkdir()
-        self.hanging = folder.parent / "git-hangs"
-        identity = {f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        self.env = {**os.environ, **identity, "PATH": f"{self.bin}:{os.environ['PATH']}"}
-
-    def commit(self) -> None:
-        for command in ("init -q", "add .", "commit -q -m start"):
-            self.git(*command.split())
-
-    def git(self, *args: str) -> str:
-        done = subprocess.run(["/usr/bin/env", "git", *args], cwd=self.folder, env=self.env, capture_output=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.decode()
-
-    def git_hangs(self, at: str) -> None:
-        """From now on git commands like `at` note themselves in `hanging` and go on only when that is removed."""
-        hang = f'touch "{self.hanging}"; while test -e "{self.hanging}"; do sleep 0.01; done; exit 1'
-        text = f'#!/bin/sh\ncase "$*" in {at}) {hang};; esac\nPATH="{os.environ["PATH"]}" exec git "$@"\n'
-        path = self.bin / "new"
-        path.write_text(text)
-        path.chmod(0o755)
-        path.rename(self.bin / "git")
-
-    def git_works(self) -> None:
-        (self.bin / "git").unlink()
-        self.hanging.unlink()
-
-    def worktrees(self) -> int:
-        return self.git("worktree", "list", "--porcelain").count("worktree ") - 1
-
-    def branches(self) -> int:
-        return len(self.git("branch", "--list", "ll-loop/*").splitlines())
 
 
 @pytest.fixture

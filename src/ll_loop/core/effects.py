@@ -164,15 +164,29 @@ class LoadLoop(Struct, frozen=True):
     beside: str
 
 
+class EnterTree(Struct, frozen=True):
+    """Check out an existing branch in a worktree of its own; its record as a JSON object."""
+
+    branch: str
+
+
+class LeaveTree(Struct, frozen=True):
+    """Put away what `EnterTree` made. An error tells where work was left that could not be put on the branch."""
+
+    tree: Mapping[str, Any]
+
+
 class Breathe(Struct, frozen=True):
     """Nothing: lets other runs have a turn in a long stretch of states that do nothing."""
 
 
 Probe = ProbeTree | ProbeFile | ProbePaths
 Look = SnapshotTests | RestoreTests | CheckPatch | PromoteArtifact | ReadMemory
-Effect = (
+Deed = (
     RunAction | AskModel | AskHuman | FindHuman | ReadLearning | Probe | Look | WriteFile | Sleep | LoadLoop | Breathe
 )
+"""What is done in a directory."""
+Effect = Deed | EnterTree | LeaveTree
 
 # --- answers -----------------------------------------------------------------------------------------------
 

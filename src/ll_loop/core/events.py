@@ -281,6 +281,11 @@ def artifact_promoted(state: str, source: str, path: str) -> tuple[str, Fields]:
     return "artifact_promoted", {"state": state, "from": source, "to": path}
 
 
+def sub_loop_worktree(what: str, branch: str, **fields: Any) -> tuple[str, Fields]:
+    """`what` is `attached`, `detached` or `error`."""
+    return f"sub_loop_worktree_{what}", {"branch": branch, **fields}
+
+
 def workdir_vanished(state: str, path: str) -> tuple[str, Fields]:
     return "workdir_vanished", {"state": state, "path": path}
 

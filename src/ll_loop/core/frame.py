@@ -40,6 +40,8 @@ After = Literal[
     "memory",
     "cooled",
     "artifact",
+    "tree_entered",
+    "tree_left",
     "nothing",
 ]
 """What the answer under way is for: the machine goes on there. A flush leads to the limit that caused it: the time of
@@ -86,6 +88,9 @@ class Turn(Struct, frozen=True):
     chance: float = 0.5
     findings: tuple[Mapping[str, str], ...] = ()
     forced: str | None = None
+    tree: Mapping[str, Any] = EMPTY
+    """The worktree that was made for the sub-loop of this state; `leads_to` is where its end leads."""
+    leads_to: str | None = None
 
 
 class Frame(Struct):
@@ -136,6 +141,8 @@ class Frame(Struct):
     session: tuple[str, str] = ("", "")
     """The host and the id of the session that the next prompt may continue."""
     turn: Turn = field(default_factory=Turn)
+    tree: Mapping[str, Any] = EMPTY
+    """The record of the worktree in which this loop works; empty for the run's own directory."""
     trace: tuple[str, ...] | None = None
     """The events of this sub-loop and those below it as JSON lines, kept only if a loop above captures them."""
 

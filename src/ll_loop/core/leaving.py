@@ -82,7 +82,7 @@ def loaded(move: Move, answer: Answer) -> Next:
     if not isinstance(answer, Loaded | LoadFailed):
         raise ValueError(f"not an answer to loading a sub-loop: {answer!r}")
     target = subloops.loaded(move, answer)
-    return NEXT_STATE if target is None else partial(leave, target=target)
+    return NEXT_STATE if target is None else wait_or_leave(subloops.out_of_tree(move, target))
 
 
 def stopped(move: Move) -> Next:
@@ -119,8 +119,7 @@ def finish(move: Move, by: TerminatedBy, error: str | None = None) -> Next:
         return promotion
     ending = _ending(move.frame, by, error=error)
     move.emit(events.loop_complete(ending, move.frame.iteration))
-    target = subloops.ended(move, ending)
-    return partial(leave, target=target)
+    return wait_or_leave(subloops.ended(move, ending))
 
 
 def promoted(move: Move, answer: Answer) -> None:

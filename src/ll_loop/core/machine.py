@@ -21,7 +21,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import approvals, events, learning, sessions, spending
+from . import approvals, events, learning, sessions, spending, subloops
 from .deciding import acted, consulted, files_checked, probed, stall_probed
 from .effects import ActionDone, Answer, AskHuman, Breathe, Effect, Outcome, RunAction
 from .endings import status_of
@@ -251,4 +251,6 @@ _ANSWERED: Mapping[After, Callable[..., Next]] = {
     "memory": memory_read,
     "cooled": cooled,
     "artifact": promoted,
+    "tree_entered": _then(subloops.tree_entered),
+    "tree_left": _then(subloops.tree_left),
 }

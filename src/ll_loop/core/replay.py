@@ -37,6 +37,7 @@ STREAM = frozenset(
         "worktree_created",
         "worktree_leaving",
         "worktree_finished",
+        "sub_loop_worktree_kept",
         "journal_repaired",
         "swept",
     }

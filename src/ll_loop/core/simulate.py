@@ -7,6 +7,7 @@ Nothing here runs, waits or writes. Time stands still except for pauses, which t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -21,10 +22,12 @@ from .effects import (
     AskModel,
     CheckPatch,
     Effect,
+    EnterTree,
     FindHuman,
     HumanFound,
     HumanReply,
     Learned,
+    LeaveTree,
     Loaded,
     LoadFailed,
     LoadLoop,
@@ -169,6 +172,10 @@ class Script:
                 return Probed(self._next("probe of paths", self._tree))
             case SnapshotTests() | RestoreTests() | CheckPatch() | PromoteArtifact() | ReadMemory():
                 return Probed(self._files.get(type(effect).__name__))
+            case EnterTree(branch):
+                return Probed(json.dumps({"branch": branch, "path": branch}))
+            case LeaveTree():
+                return Probed("")
             case LoadLoop(name):
                 found = self._loops.get(name)
                 return LoadFailed(f"no loop `{name}`") if found is None else Loaded(found)
@@ -249,6 +256,10 @@ class Play:
                 return Probed(None)
             case PromoteArtifact(source):
                 return Probed(source)
+            case EnterTree(branch):
+                return Probed(json.dumps({"branch": branch, "path": branch}))
+            case LeaveTree():
+                return Probed("")
             case LoadLoop(name):
                 return LoadFailed(f"no loop `{name}`")
             case _:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from msgspec.structs import replace
 
 from . import events
 from .context import child_context
-from .effects import Loaded, LoadFailed, LoadLoop
+from .effects import Answer, EnterTree, LeaveTree, Loaded, LoadFailed, LoadLoop, Probed
 from .frame import Frame
 from .model import Ending, Loop, SubLoop
-from .move import EndRun, Move, Wait, assign, explain, without
+from .move import EndRun, Move, Wait, assign, expect, explain, without
 from .routing import first_route
 from .template import TemplateError, render_value
 
@@ -22,14 +23,47 @@ DEEPEST = 32
 def start(move: Move, work: SubLoop) -> Wait | str:
     """Ask for the child's definition, or the target of `on_error`."""
     try:
-        name = move.render(work.name)
-        if move.render(work.worktree).strip():
-            raise TemplateError("sub-loop worktrees are not available in this version")
+        name, branch = move.render(work.name), move.render(work.worktree).strip()
         if move.frame.depth + 1 > DEEPEST:
             raise TemplateError(f"sub-loops are nested more than {DEEPEST} deep")
     except TemplateError as error:
         return failed_to_start(move, str(error), explain(move.frame.state, error))
-    return Wait(LoadLoop(name, move.frame.loop.path), "load")
+    return Wait(EnterTree(branch), "tree_entered") if branch else Wait(LoadLoop(name, move.frame.loop.path), "load")
+
+
+def tree_entered(move: Move, answer: Answer) -> Wait | str:
+    """Go on to the child's definition; without its worktree, to `on_error` or `on_no`."""
+    seen, work = expect(Probed, answer), move.state.work
+    assert isinstance(work, SubLoop)
+    if seen.value is None:
+        branch, error = move.render(work.worktree).strip(), seen.error or "nothing was done"
+        move.emit(events.sub_loop_worktree("error", branch, error=error))
+        target = move.target(first_route(move.state.routes, "error", "no"))
+        if target is None:
+            raise EndRun("error", f"no worktree for the branch {branch}: {error}")
+        return target
+    tree: dict[str, str] = json.loads(seen.value)
+    move.frame.turn = replace(move.frame.turn, tree=tree)
+    move.emit(events.sub_loop_worktree("attached", tree["branch"], path=tree["path"]))
+    return Wait(LoadLoop(move.render(work.name), move.frame.loop.path), "load")
+
+
+def out_of_tree(move: Move, target: str | None) -> Wait | str | None:
+    """The way out of a sub-loop's state: its worktree is put away first, if it has one."""
+    turn = move.frame.turn
+    if not turn.tree:
+        return target
+    move.frame.turn = replace(turn, leads_to=target)
+    return Wait(LeaveTree(turn.tree), "tree_left")
+
+
+def tree_left(move: Move, answer: Answer) -> str | None:
+    """Go where the sub-loop's end leads."""
+    left, tree = expect(Probed, answer), move.frame.turn.tree
+    move.emit(events.sub_loop_worktree("detached", tree["branch"], path=tree["path"]))
+    if left.error is not None:
+        move.warn(f"the worktree of {tree['branch']} was kept: {left.error}")
+    return move.frame.turn.leads_to
 
 
 def failed_to_start(move: Move, error: str, text: str | None = None) -> str:
@@ -77,6 +111,7 @@ def _child(move: Move, parent: Frame, loop: Loop, context: dict[str, Any]) -> Fr
         started=move.at,
         limit=_time_limit(move, parent, loop),
         state=loop.initial,
+        tree=parent.turn.tree or parent.tree,
         trace=() if parent.current.capture or parent.trace is not None else None,
     )
 
@@ -91,11 +126,11 @@ def _time_limit(move: Move, parent: Frame, loop: Loop) -> float | None:
     return min(given) if given else None
 
 
-def ended(move: Move, ending: Ending) -> str | None:
+def ended(move: Move, ending: Ending) -> Wait | str | None:
     """Leave the child; returns where its parent goes, None when no route takes it."""
     child = move.pop()
     _keep_results(move, child, ending)
-    return _route(move, _verdict(ending))
+    return out_of_tree(move, _route(move, _verdict(ending)))
 
 
 def _keep_results(move: Move, child: Frame, ending: Ending) -> None:

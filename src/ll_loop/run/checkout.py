@@ -22,7 +22,8 @@ class WorktreeRecord(Struct, frozen=True):
     """One run's worktree as a run's journal keeps it; enough to find, adopt or finish it after a crash.
 
     `path` and `repo` (the tree that the run was started from) are absolute, `base` is the commit it starts
-    at, `subdir` the project's place within the repository, empty for its root.
+    at, `subdir` the project's place within the repository, empty for its root. One that is `borrowed` has a branch that
+    was there before and stays.
     """
 
     path: str
@@ -31,6 +32,7 @@ class WorktreeRecord(Struct, frozen=True):
     repo: str
     subdir: str
     run_id: str
+    borrowed: bool = False
 
     @property
     def project(self) -> Path:

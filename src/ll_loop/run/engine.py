@@ -61,7 +61,7 @@ class Engine:
             await self._record(decision, ts)
             if decision.effect is None:
                 return decision.run
-            answer = await self._performer.perform(decision.effect)
+            answer = await self._performer.perform(decision.effect, decision.run.top.tree)
             ts = now()
             outcome = Outcome(answer, round(self._clock.at(), 6), ts, round(self._chance.random(), 6))
             self._journal.append(

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Protocol, assert_never
+from typing import Any, Protocol, assert_never
 
 import anyio
 import anyio.lowlevel
@@ -29,6 +29,7 @@ from ..core.effects import (
     AskModel,
     Breathe,
     CheckPatch,
+    Deed,
     Effect,
     FindHuman,
     HumanFound,
@@ -50,6 +51,7 @@ from ..core.effects import (
     Written,
 )
 from ..core.failures import MARKERS, marked_lines
+from ..core.model import EMPTY
 from ..core.secrets import Masking
 from ..core.variables import PREFIXES
 from ..errors import CannotCreateError, StorageError
@@ -84,8 +86,11 @@ _DEFAULTS = Settings()
 class Performer(Protocol):
     """Does the machine's effects in some world."""
 
-    async def perform(self, effect: Effect) -> Answer:
-        """The answer to an effect. Cancelling it leaves nothing of the effect behind."""
+    async def perform(self, effect: Effect, tree: Mapping[str, Any] = EMPTY) -> Answer:
+        """The answer to an effect, which is to happen in the worktree `tree` or, if that is empty, where the run works.
+
+        Cancelling it leaves nothing of the effect behind.
+        """
 
 
 class Allow(Protocol):
@@ -99,10 +104,11 @@ def _always(*, costs: bool = True) -> None:
 
 
 class Actions:
-    """The real world of one run: its directory, its environment, its journal and its log.
+    """The real world of one run in one directory: its environment, its journal and its log.
 
     `allow` is asked before each action, and before each call of a host; `traffic` says when that may start, and `tell`
-    hears what it waits for. Hosts that are `heavy` start a moment apart, and not while memory is short.
+    hears what it waits for. Hosts that are `heavy` start a moment apart, and not while memory is short. Others of the
+    same run have another `room`, and may share the `script`.
     """
 
     def __init__(
@@ -122,6 +128,8 @@ class Actions:
         traffic: Traffic | None = None,
         tell: Tell = lambda why, until: None,
         heavy: bool = True,
+        room: str = "",
+        script: Script | None = None,
     ) -> None:
         self._spawner = spawner
         self._allow = allow
@@ -132,29 +140,25 @@ class Actions:
         self._env = env
         self._own = {key: value for key, value in {**env, "PWD": str(cwd)}.items() if not key.startswith(PREFIXES)}
         self._encoded = _encoded(self._own)
-        self._exports = Exports(log.parent / exports.FOLDER, self._encoded)
+        self._exports = Exports(log.parent / f"{exports.FOLDER}{room}", self._encoded)
         self._bash = shutil.which("bash", path=env.get("PATH")) or "bash"
         self._desk = desk
         self._marker = f"LL_LOOP_RUN_ID={run_id}"
         self._grace = grace
-        self._script = _Script()
+        self.script = script or Script()
         self._settings = settings
         self._is_test = testfiles.tests_by(settings.project.test_patterns)
         asking = settings.orchestration
         hosts = Hosts(spawner, env=env, folder=log.parent, marker=self._marker, grace=grace, more_env=asking.host_env)
         self._asking = Asking(hosts, env, cwd, asking, allow, traffic, tell, heavy=heavy)
 
-    @property
-    def script(self) -> str:
-        """The path of the file that actions are read from, known before it is made."""
-        return self._script.path
-
     def close(self) -> None:
         """Remove what was made for the actions."""
-        self._script.close()
+        self.script.close()
         self._exports.close()
 
-    async def perform(self, effect: Effect) -> Answer:
+    async def perform(self, effect: Deed) -> Answer:
+        """The answer to an effect. Cancelling it leaves nothing of the effect behind."""
         match effect:
             case RunAction():
                 return await self._run(effect)
@@ -225,7 +229,7 @@ class Actions:
         try:
             values = await self._exports.environment(action.values)
             command = Command(
-                argv=(self._bash, self._script.put(values.prelude + action.text)),
+                argv=(self._bash, self.script.put(values.prelude + action.text)),
                 cwd=str(self._cwd),
                 env={**env, **values.env},
                 timeout=action.timeout or None,
@@ -297,7 +301,7 @@ def _encoded(env: Mapping[str, str]) -> dict[bytes, bytes]:
     return {os.fsencode(key): os.fsencode(value) for key, value in env.items()}
 
 
-class _Script:
+class Script:
     """The private file that bash reads a run's actions from, one after the other; it is made for the first one.
 
     Nothing of an earlier action can still be reading it: what an action leaves behind is ended with it.

@@ -41,13 +41,14 @@ from .journal import VERSION, Committer, as_read_back, now
 from .lockfile import Foreign
 from .locks import Locks, folds_case, normalise
 from .mirror import Mirror
-from .perform import Actions
+from .perform import Actions, Script
 from .probes import memory_in_use, named_env, read_head
 from .process import Spawner
 from .purse import Purse
 from .recovery import StoredRun, identity_to_json
 from .request import Request, check_numbers, limits, new_run_id
 from .results import cause_of, result_of
+from .rooms import Rooms
 from .saver import StateSaver
 from .secrecy import hush, refuse_missing, refuse_unknown, secrets_of, withheld_in
 from .traffic import Traffic
@@ -471,7 +472,29 @@ class Session:
         handle.grace = Grace(self._grace.seconds)
         handle.desk.attended = self._attended
         spent = handle.stored.spent() if handle.stored else 0.0
-        performer = Actions(
+        furnish = partial(self._furnish, handle)
+        performer = Rooms(furnish, cwd, self._workplaces.worktrees, handle.run_id, handle.journal)
+        handle.settle()
+        changed = partial(self._saver.mark, handle)
+        handle.engine = engine = Engine(handle.journal, self._committer, performer, Clock(spent), self._random, changed)
+        try:
+            decision, ts = self._first_decision(handle, cwd, performer.script)
+            await engine.drive(decision, ts)
+        except Exception as error:
+            failure = files.as_known(error)
+            raise
+        finally:
+            await performer.close()
+            with anyio.move_on_after(CLOSING, shield=True):
+                try:
+                    by, signal, text = cause_of(handle, failure)
+                    await engine.close(by, signal=signal, error=text)
+                    best_effort.keep(engine.run, handle.artifacts, handle.secrets)
+                finally:
+                    self._saver.save(handle)
+
+    def _furnish(self, handle: RunHandle, cwd: Path, *, room: str = "", script: Script | None = None) -> Actions:
+        return Actions(
             spawner=self._spawner,
             library=self.library,
             journal=handle.journal,
@@ -486,25 +509,9 @@ class Session:
             traffic=self._traffic,
             tell=handle.note_host_waiting,
             heavy=not handle.loop.wishes.no_host_guard,
+            room=room,
+            script=script,
         )
-        handle.settle()
-        changed = partial(self._saver.mark, handle)
-        handle.engine = engine = Engine(handle.journal, self._committer, performer, Clock(spent), self._random, changed)
-        try:
-            decision, ts = self._first_decision(handle, cwd, performer.script)
-            await engine.drive(decision, ts)
-        except Exception as error:
-            failure = files.as_known(error)
-            raise
-        finally:
-            performer.close()
-            with anyio.move_on_after(CLOSING, shield=True):
-                try:
-                    by, signal, text = cause_of(handle, failure)
-                    await engine.close(by, signal=signal, error=text)
-                    best_effort.keep(engine.run, handle.artifacts, handle.secrets)
-                finally:
-                    self._saver.save(handle)
 
     def _first_decision(self, handle: RunHandle, cwd: Path, script: str) -> tuple[machine.Decision, str]:
         ts = now()

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 import anyio
 import anyio.to_thread
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..errors import CannotCreateError, LoopError, RefusedError, UsageError
 from .checkout import (
@@ -49,6 +50,7 @@ OLDEST_GIT = (2, 34)
 BRANCHES = "ll-loop"
 LOCK_REASON = "ll-loop run "
 _DISCARD_SECONDS = 30.0
+_NO_TIME = "there was no time to clean it up"
 
 
 class Removed(Struct, frozen=True):
@@ -158,6 +160,22 @@ class Worktrees:
             if f"{prefix}{name}" not in taken and not is_there(place / name):
                 return WorktreeRecord(str(place / name), f"{prefix}{name}", base, str(where.top), where.subdir, run_id)
 
+    async def borrow(self, run_id: str, branch: str) -> WorktreeRecord:
+        """A worktree for a branch that is there already. Makes nothing: `adopt` it.
+
+        What a killed attempt of the run left of one is put away first. RefusedError if there is no such branch.
+        """
+        where = await self._locate(self._project)
+        base = await self._commit(where, f"refs/heads/{branch}")
+        if base is None:
+            raise RefusedError(f"there is no branch {branch}")
+        path = str(await self._place(where) / f"{slug(branch)}-{self._token()}")
+        record = WorktreeRecord(path, branch, base, str(where.top), where.subdir, run_id, borrowed=True)
+        for left in await self.leftovers():
+            if (left.run_id, left.branch) == (run_id, branch):
+                await self.put_away(left.record or replace(record, path=left.path))
+        return record
+
     async def create(self, record: WorktreeRecord) -> Path:
         """Make a planned worktree, locked, with the listed files copied; returns the project's place in it.
 
@@ -228,10 +246,15 @@ class Worktrees:
         try:
             yield lease
         finally:
-            lease.outcome = _kept_in_place(record, lease.keep or "there was no time to clean it up")
+            lease.outcome = _kept_in_place(record, lease.keep or _NO_TIME)
             if not lease.keep:
-                with self._clean_up.limit():
-                    lease.outcome = await self.finish(record)
+                lease.outcome = await self.put_away(record)
+
+    async def put_away(self, record: WorktreeRecord) -> Outcome:
+        """`finish` it, cancelled or not; what is not done in time stays where it is."""
+        with self._clean_up.limit():
+            return await self.finish(record)
+        return _kept_in_place(record, _NO_TIME)
 
     async def leftovers(self) -> list[Leftover]:
         """Every worktree of ours in this repository, whichever process made it, in git's order."""
@@ -364,7 +387,8 @@ class Worktrees:
         """Take back a worktree that no action has run in."""
         async with self._gate.hold(where.common):
             await self._drop(where, record)
-            await self._git.tell(where.top, "update-ref", "-d", f"refs/heads/{record.branch}", record.base)
+            if not record.borrowed:
+                await self._git.tell(where.top, "update-ref", "-d", f"refs/heads/{record.branch}", record.base)
 
     async def _drop(self, where: Repository, record: WorktreeRecord) -> None:
         """Remove directory and registration, locked or not, whole or in pieces. Hold the gate."""
@@ -405,9 +429,12 @@ class Worktrees:
 
     async def _settle_branches(self, where: Repository, record: WorktreeRecord, carrier: str = "") -> Outcome:
         """Delete the run's branch if it adds nothing; name those that hold work found nowhere else."""
-        tips = {name: await self._commit(where, f"refs/heads/{name}") for name in (record.branch, carrier) if name}
+        names = {name for name in (record.branch, carrier) if name}
+        if record.borrowed:  # its branch is the user's own, and holds what was done
+            names.discard(record.branch)
+        tips = {name: await self._commit(where, f"refs/heads/{name}") for name in names}
         kept = [name for name, tip in tips.items() if tip and await self._is_unmerged(where, record, name, tip)]
-        own = tips[record.branch]
+        own = tips.get(record.branch)
         if own and record.branch not in kept:
             await self._delete_branch(where, record, own)
         if not kept:
