@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -18,9 +19,9 @@ import pytest
 from msgspec.structs import replace
 
 from ll_loop.errors import RefusedError, StorageError
-from ll_loop.run.lockfile import Foreign
+from ll_loop.run.lockfile import Foreign, read, why_void
 from ll_loop.run.mirror import Mirror
-from ll_loop.run.procs import identity_of, own_identity
+from ll_loop.run.procs import boot_id, identity_of, is_alive, own_identity
 
 SCOPE = ["/project/src"]
 
@@ -533,6 +534,30 @@ def test_two_processes_are_never_inside_together(running: Path) -> None:
         assert (one.wait(30), two.wait(30)) == (0, 0)
 
     assert os.listdir(running) == [".acquire.lock"]
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are counted in another way")
+def test_what_cannot_be_read_for_want_of_a_descriptor_is_neither_damaged_nor_dead(running: Path) -> None:
+    file = write_lock(running, "old", os.getpid())
+    age(file, 60)
+    lock, own = read(file), own_identity()
+    assert lock is not None
+    boot_id()  # known from here on
+    with no_descriptor_left():
+        assert not why_void(lock)
+        assert is_alive(own)
+        with pytest.raises(OSError, match="Too many open files"):
+            read(file)
 
 
 # --- waiting for somebody else ---------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import Any
 from msgspec import Struct
 
 from . import procs
+from .files import STARVED
 from .procs import Identity
 
 GATE = ".acquire.lock"
@@ -89,7 +90,7 @@ def found_in(directory: Path, known: Collection[str]) -> Iterator[Foreign]:
 
 
 def read(file: Path) -> Foreign | None:
-    """What the file says; None if it is gone."""
+    """What the file says; None if it is gone. OSError if the machine lacks what reading takes."""
     try:
         status = os.lstat(file)
         stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
@@ -101,6 +102,8 @@ def read(file: Path) -> Foreign | None:
             return Foreign(f"user {status.st_uid}", file.stem, 0, ("/",), file, stamp=stamp)
         trouble = "not readable"
     except (ValueError, TypeError, RecursionError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in STARVED:
+            raise  # nothing is wrong with the file
         trouble = f"damaged: {_in_short(error)}"
     return Foreign("unknown", file.stem, 0, ("/",), file, trouble=trouble, stamp=stamp)
 
@@ -213,7 +216,7 @@ def _why_dead(lock: Foreign) -> str:
         hidden = True  # another user's; some systems show nothing more of it
     row = procs.read_row(lock.pid)
     if row is None:
-        return "" if hidden else f"process {lock.pid} is gone"
+        return "" if hidden or procs.is_unreadable(lock.pid) else f"process {lock.pid} is gone"
     if row.zombie:
         return f"process {lock.pid} has ended"
     if lock.owner is not None:

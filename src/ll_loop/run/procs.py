@@ -181,7 +181,21 @@ def is_alive(identity: Identity) -> bool:
     if identity.pid <= 0 or identity.boot != boot_id():
         return False
     row = read_row(identity.pid)
-    return row is not None and row.start == identity.start and not row.zombie
+    if row is None:
+        return is_unreadable(identity.pid)
+    return row.start == identity.start and not row.zombie
+
+
+def is_unreadable(pid: int) -> bool:
+    """Whether there is a process that we may signal though the table did not tell: for want of a descriptor, say.
+
+    What is not proven dead is alive: somebody else's lock must not be taken because we could not look.
+    """
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
 
 
 def parent_of(pid: int) -> int | None:
