@@ -126,6 +126,8 @@ VALUES: dict[str, list[str]] = {
     "input": ['{"x": [1, "é"]}'],
     "wanted": ["latest"],
     "failed": ["--failed"],
+    "from_state": ["--from", "s1"],
+    "in_doubt": ["--in-doubt", "skip"],
     "name": [],
     "names": [],
 }

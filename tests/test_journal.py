@@ -317,7 +317,7 @@ async def test_a_commit_is_not_cut_off_by_cancellation(tmp_path: Path) -> None:
 async def test_a_record_that_precedes_an_action_is_there_before_the_action(tmp_path: Path) -> None:
     """The action itself looks: its own announcement must be in the file."""
     project = Project(tmp_path / "project")
-    project.loop("a", 'grep -c action_start "${context.run_dir}../events.jsonl" > seen')
+    project.loop("a", 'grep -c "\\"event\\":\\"action_start" "${context.run_dir}../events.jsonl" > seen')
     async with Session(project.folder) as session:
         run = session.start("a")
     assert project.lines("seen") == ["1"]

@@ -18,7 +18,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -34,9 +34,10 @@ from .core.effects import Answer, Effect, LoadLoop
 from .core.events import Event
 from .core.frame import Run
 from .core.machine import with_overrides
+from .core.model import EMPTY
 from .core.replay import INPUTS
 from .core.simulate import Perform, walk
-from .errors import Problem, RefusedError
+from .errors import LoopError, Problem, RefusedError, UsageError
 from .files.config import DEFAULT, Config, load_config, read_config
 from .files.library import Entry, Library
 from .files.places import find_project
@@ -51,9 +52,10 @@ from .run.inputs import inputs_of
 from .run.mirror import Mirror
 from .run.probes import load_loop
 from .run.procs import own_identity
+from .run.rebuild import doubt, rebuild
 from .run.recovery import StoredRun, failed_requests, find_run, resumable_runs, run_ids, stored_runs
 from .run.request import Request, RunResult
-from .run.session import Session
+from .run.session import InDoubt, Session
 from .run.trial import Trial, Tried
 from .run.upkeep import Cleaner, Pruned, Remains, Rule
 
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Config",
+    "Doubt",
     "Entry",
     "Errand",
     "Library",
@@ -89,6 +92,7 @@ __all__ = [
     "check_all",
     "cleanup",
     "create",
+    "doubts",
     "expand",
     "find_project",
     "find_run",
@@ -129,7 +133,7 @@ __all__ = [
     "write_schema",
 ]
 
-_BOOKKEEPING = INPUTS | {"run_created", "run_claimed", "action_spawned"}
+_BOOKKEEPING = INPUTS | {"run_created", "loop_defined", "run_claimed", "action_spawned"}
 
 
 async def run_many(
@@ -179,24 +183,56 @@ def resume(
     failed: bool = False,
     no_host_guard: bool = False,
     host_guard_budget_mb: float | None = None,
+    in_doubt: InDoubt | None = None,
+    from_state: str | None = None,
 ) -> list[RunHandle]:
     """Go on with a run (by id, by the beginning of its id, `latest`, or its loop's name), or a batch's unfinished.
 
     Without `wanted`: all that the last batch left unfinished. With `failed`, those of the batch (or the run) that ended
     for good without success are started again as new runs, with what was asked for then. What is given of the rest
-    (see `Request`) replaces what was asked for then. Raises NotFoundError if there is nothing, RefusedError if it is
-    still running or has ended for good.
+    (see `Request`) replaces what was asked for then. `in_doubt` and `from_state` (of one run alone): see
+    `Session.resume`. Raises NotFoundError if there is nothing, RefusedError if it is still running, has ended for good,
+    or has an action in doubt about which its state wants somebody asked (`doubts` tells which).
     """
     caps = _given(max_steps=max_steps, max_iterations=max_iterations)
     wishes = _given(no_host_guard=no_host_guard or None, host_guard_budget_mb=host_guard_budget_mb)
+    if failed and from_state is not None:
+        raise UsageError("what failed is started anew, not from a state", hint="say --from or --failed")
     if failed:
         return start_all(session, failed_requests(session.runs, wanted, {**caps, **wishes}, session.env))
     found = resumable_runs(session.runs, wanted, raised=caps.keys())
-    return session.resume_all(found, **caps, wishes=wishes)
+    if from_state is not None and len(found) > 1:
+        ids = ", ".join(run.run_id for run in found)
+        raise UsageError(f"{len(found)} runs would go on from `{from_state}`: {ids}", hint="say which one")
+    return session.resume_all(found, **caps, wishes=wishes, in_doubt=in_doubt or EMPTY, from_state=from_state)
 
 
 def _given(**asked: Any) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if value is not None}
+
+
+class Doubt(Struct, frozen=True):
+    """An action that was cut off while nobody knows how far it came, in a state that wants somebody asked."""
+
+    run_id: str
+    loop: str
+    state: str
+    action: str
+    attempt: int
+
+
+def doubts(project: Path | str | None = None, wanted: str | None = None) -> list[Doubt]:
+    """What somebody has to decide before the runs that `wanted` means can go on: see `resume` and its `in_doubt`.
+
+    NotFoundError if there is nothing to resume. What cannot be resumed has no doubts: `resume` says why it cannot.
+    """
+    library, found = library_of(Path(project or ".")), []
+    for run in resumable_runs(_runs_of(project), wanted):
+        with suppress(LoopError):
+            at = doubt(run, rebuild(run, library))
+            if at is not None and at.current.on_resume == "ask":
+                found.append(Doubt(run.run_id, run.loop, at.state, at.current.template, at.attempt))
+    return found
 
 
 def carry_on(session: Session, wanted: Resumption) -> list[RunHandle]:

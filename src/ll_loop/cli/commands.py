@@ -60,6 +60,11 @@ async def run_many(names: tuple[str, ...], dry_run: bool, **given: Any) -> int:
 @click.command()
 @click.argument("wanted", metavar="[RUN|LOOP|BATCH]", required=False)
 @click.option("--failed", is_flag=True, help="Start those of the batch that failed anew, as they were asked for.")
+@click.option("--from", "from_state", metavar="STATE", help="Go on at this state of the loop as its file is now.")
+@click.option(
+    "--in-doubt", type=click.Choice(["rerun", "skip", "fail"]),
+    help="What to do with actions that were cut off, whatever their states say.",
+)  # fmt: skip
 @options.caps
 @options.budget
 @options.host_guard

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from .. import api
 from ..api import Errand, Request, Resumption, RunHandle, Session
 from ..core.model import State, SubLoop
 from ..core.nearest import nearest
 from ..errors import UsageError
-from .asking import is_somebody_there
+from .asking import Keyboard, is_somebody_there
 from .complaints import mention
+from .doubting import decide
 from .forms import text_of
 from .options import Texts
 from .plan import plan_lines, plan_to_json
@@ -72,6 +74,7 @@ def names_of(patterns: Iterable[str], wishes: Wishes) -> list[str]:
 
 async def carry_out(errand: Errand, wishes: Wishes) -> int:
     """Start all or none; see them through, or leave that to a process in the background."""
+    errand = await _decided(errand, wishes)
     if wishes.background:
         return await _leave(errand, wishes)
     session = session_of(wishes)
@@ -79,6 +82,15 @@ async def carry_out(errand: Errand, wishes: Wishes) -> int:
         outlook = Outlook(session, wishes)
         results = await outlook.watch(starter_of(errand)(session))
     return outlook.tell(results)
+
+
+async def _decided(errand: Errand, wishes: Wishes) -> Errand:
+    """The errand with what somebody at the terminal says about actions in doubt, if that is to be asked."""
+    going = errand.resume
+    if going is None or going.failed or going.in_doubt or going.from_state or not is_somebody_there():
+        return errand
+    said = await decide(api.doubts(wishes.where, going.wanted), Keyboard(live=False))
+    return replace(errand, resume=replace(going, in_doubt=said)) if said else errand
 
 
 Asked = tuple[Errand, Wishes]

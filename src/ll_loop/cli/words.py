@@ -150,8 +150,12 @@ def _doubt(record: Mapping[str, Any]) -> str:
     """That an action may have done its work before its run was cut off, and what is done about it."""
     if "doubt" not in record:
         return ""
-    deed = {"rerun": f"it runs again, attempt {record['attempt']}", "skip": "it is skipped"}
-    what = deed.get(record["policy"], "the run fails, as its on_resume says")
+    deed = {
+        "rerun": f"it runs again, attempt {record['attempt']}",
+        "skip": "it is skipped",
+        "leave": f"the run goes on from {record['from']['state']}" if "from" in record else "",
+    }
+    what = deed.get(record["policy"], "the run fails")
     return f"the action of {record['doubt']} was cut off, nobody knows how far it came: {what}"
 
 

@@ -27,9 +27,9 @@ from .effects import ActionDone, Answer, AskHuman, Breathe, Effect, Outcome, Run
 from .endings import status_of
 from .entering import AFTER_FLUSH, cooled, enter, flush, flushed, memory_read, next_state, tests_seen
 from .events import Event
-from .frame import After, Frame, Run
+from .frame import After, Frame, Run, Turn
 from .leaving import end_all, finish, loaded, promoted, rate_limit_rested, rested, server_error_rested, wait_or_leave
-from .model import EMPTY, Ending, Loop, TerminatedBy
+from .model import EMPTY, Ending, Loop, OnResume, TerminatedBy
 from .move import NEXT_STATE, EndRun, Move, Next, NextState, Wait
 from .tally import merged
 
@@ -104,19 +104,41 @@ def interrupt(
     return Decision(replace(_settled(move, None), waiting=run.waiting, after=run.after), None, tuple(move.events))
 
 
-def resume(run: Run, at: float, ts: str, *, started: bool = True, **raised: Any) -> Decision:
+class Start(Struct, frozen=True):
+    """Where a run goes on that was told to: a state of its loop as it is now, and what templates may see there."""
+
+    loop: Loop
+    state: str
+    context: Mapping[str, Any]
+    env: Mapping[str, str]
+
+
+def resume(
+    run: Run,
+    at: float,
+    ts: str,
+    *,
+    started: bool = True,
+    in_doubt: OnResume | None = None,
+    start: Start | None = None,
+    **raised: Any,
+) -> Decision:
     """Open a closed or killed run again; `raised` are those of `CAPS` and `BUDGETS` that replace the loop's own.
 
-    An action that may have `started` is entered again as the next attempt (or skipped, or fails the run, as its
-    state's `on_resume` says); a question to a person is put again, any other effect is asked for again. A run that
-    ended for good, or whose cap would end it at once, ends again as it did.
+    An action that may have `started` is entered again as the next attempt (or skipped, or fails the run, as `in_doubt`
+    or its state's `on_resume` says; ValueError if that is to ask); a question to a person is put again, any other
+    effect is asked for again. A run that ended for good, or whose cap would end it at once, ends again as it did. With
+    a `start` it goes on there, however it ended, with its captures and counters, and leaves what was under way.
     """
+    if start is not None:
+        run = _moved(run, start)
     ending = run.ending
     over = ending is not None and run.waiting is None
     move = Move(replace(run, stop=None if over else run.stop, ending=None, successors=0), at, ts, 0.5)
     _raise_caps(move, raised)
     goes_on = ending is None or _goes_on(ending, move.frames[0])
     if over and goes_on:
+        move.frame.state = move.frame.pre_cap_state or move.frame.state
         _reopen(move.frame)
         sessions.pick_up(move, ending.continuation if ending else None)
     root = move.frames[0]
@@ -128,7 +150,7 @@ def resume(run: Run, at: float, ts: str, *, started: bool = True, **raised: Any)
     if run.waiting is None:
         return _follow(move, NEXT_STATE)
     if started and isinstance(run.waiting, RunAction):
-        return _follow(move, partial(_reenter, after=run.after))
+        return _follow(move, partial(_reenter, after=run.after, in_doubt=in_doubt))
     if isinstance(run.waiting, AskHuman):
         return _follow(move, approvals.ask)
     waiting = Wait(run.waiting, run.after)
@@ -175,19 +197,28 @@ def _raise_caps(move: Move, caps: Mapping[str, Any]) -> None:
 
 
 def _reopen(frame: Frame) -> None:
-    frame.state = frame.pre_cap_state or frame.state
     frame.pre_cap_state = frame.cap = frame.came_from = None
     frame.handled = frozenset()
     frame.attempt = 1
 
 
-def _reenter(move: Move, *, after: After) -> Next:
+def _moved(run: Run, start: Start) -> Run:
+    root = run.root.copy()
+    root.loop, root.state, root.context, root.turn = start.loop, start.state, start.context, Turn()
+    _reopen(root)
+    return replace(run, frames=(root,), env=start.env, waiting=None, after="nothing", stop=None, ending=None)
+
+
+def _reenter(move: Move, *, after: After, in_doubt: OnResume | None) -> Next:
     frame = move.frame
-    match move.state.on_resume:
+    why = "its on_resume says" if in_doubt is None else "somebody said"
+    match in_doubt or move.state.on_resume:
+        case "ask":
+            raise ValueError(f"nobody said what to do with state {frame.state!r}")
         case "fail":
-            raise EndRun("error", f"state {frame.state!r} was cut off, and its on_resume says fail")
+            raise EndRun("error", f"state {frame.state!r} was cut off, and {why} fail")
         case "skip":
-            move.warn(f"state {frame.state!r} was cut off; skipped, as its on_resume says")
+            move.warn(f"state {frame.state!r} was cut off; skipped, as {why}")
             return partial(_ANSWERED[after], answer=ActionDone(0))
         case "rerun":
             frame.attempt += 1

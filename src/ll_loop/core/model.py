@@ -39,7 +39,7 @@ EMPTY: Mapping[str, Any] = _Empty()
 Direction = Literal["minimize", "maximize"]
 Operator = Literal["eq", "ne", "lt", "le", "gt", "ge"]
 Handoff = Literal["pause", "spawn", "terminate"]
-OnResume = Literal["rerun", "skip", "fail"]
+OnResume = Literal["rerun", "skip", "fail", "ask"]
 TamperPolicy = Literal["revert", "fail", "allow"]
 PatchPolicy = Literal["fail", "warn"]
 
@@ -48,27 +48,31 @@ FAILURE_NAMES = frozenset({"failed", "error", "aborted", "finalize_aborted"})
 CURRENT = "$current"
 
 
+class Variant(Struct, frozen=True, tag=True, tag_field="is"):
+    """One of several kinds of a thing; as JSON it tells which."""
+
+
 # --- what a state does -----------------------------------------------------------------------------------
 
 
-class Nothing(Struct, frozen=True):
+class Nothing(Variant, frozen=True):
     """A pure decision: nothing runs; without an evaluator the verdict is `yes`."""
 
 
-class Shell(Struct, frozen=True):
+class Shell(Variant, frozen=True):
     """A bash script, as a template."""
 
     action: str
 
 
-class Prompt(Struct, frozen=True):
+class Prompt(Variant, frozen=True):
     """A prompt (or slash command) for an agent host, as a template."""
 
     action: str
     slash: bool = False
 
 
-class SubLoop(Struct, frozen=True):
+class SubLoop(Variant, frozen=True):
     """Another loop, run as this state's work. `name` is a template; `bindings` is `with:`."""
 
     name: str
@@ -77,20 +81,20 @@ class SubLoop(Struct, frozen=True):
     worktree: str = ""
 
 
-class McpTool(Struct, frozen=True):
+class McpTool(Variant, frozen=True):
     """A call of a tool of an MCP server: `action` is `SERVER/TOOL`, `params` its arguments; both hold templates."""
 
     action: str
     params: Mapping[str, Any] = EMPTY
 
 
-class HumanApproval(Struct, frozen=True):
+class HumanApproval(Variant, frozen=True):
     """A question to a person, as a template."""
 
     action: str
 
 
-class Learning(Struct, frozen=True):
+class Learning(Variant, frozen=True):
     """Targets that must have been proven by experiment; what is unknown is explored by an agent.
 
     `targets_csv` and `max_retries_expr` are templates and win over `targets` and `max_retries`.
@@ -108,12 +112,12 @@ Work = Nothing | Shell | Prompt | SubLoop | McpTool | HumanApproval | Learning
 # --- how a result is judged ------------------------------------------------------------------------------
 
 
-class ExitCode(Struct, frozen=True):
+class ExitCode(Variant, frozen=True):
     type: ClassVar[str] = "exit_code"
     abstain_on_exit_3: bool = False
 
 
-class OutputNumeric(Struct, frozen=True):
+class OutputNumeric(Variant, frozen=True):
     """`target` is a number or a template that must render to one."""
 
     type: ClassVar[str] = "output_numeric"
@@ -122,21 +126,21 @@ class OutputNumeric(Struct, frozen=True):
     key: str | None = None
 
 
-class OutputJson(Struct, frozen=True):
+class OutputJson(Variant, frozen=True):
     type: ClassVar[str] = "output_json"
     path: str
     operator: Operator
     target: Any
 
 
-class OutputContains(Struct, frozen=True):
+class OutputContains(Variant, frozen=True):
     type: ClassVar[str] = "output_contains"
     pattern: str
     negate: bool = False
     error_patterns: tuple[str, ...] = ()
 
 
-class Convergence(Struct, frozen=True):
+class Convergence(Variant, frozen=True):
     """`target`, `tolerance` and `reference` are numbers or templates; `previous` is a template."""
 
     type: ClassVar[str] = "convergence"
@@ -147,14 +151,14 @@ class Convergence(Struct, frozen=True):
     reference: float | str | None = None
 
 
-class Classify(Struct, frozen=True):
+class Classify(Variant, frozen=True):
     """`line` is `first` or an index among the lines that are not blank (negative: from the end), else the last."""
 
     type: ClassVar[str] = "classify"
     line: int | str | None = None
 
 
-class DiffStall(Struct, frozen=True):
+class DiffStall(Variant, frozen=True):
     """Whether the git working tree changed since the last look; `scope` holds path-specs."""
 
     type: ClassVar[str] = "diff_stall"
@@ -162,7 +166,7 @@ class DiffStall(Struct, frozen=True):
     max_stall: int = 1
 
 
-class ScoreStall(Struct, frozen=True):
+class ScoreStall(Variant, frozen=True):
     """Whether the numbers in `history_file` (a template) still rise (or, with `falling`, still fall)."""
 
     type: ClassVar[str] = "score_stall"
@@ -172,21 +176,21 @@ class ScoreStall(Struct, frozen=True):
     falling: bool = False
 
 
-class ActionStall(Struct, frozen=True):
+class ActionStall(Variant, frozen=True):
     type: ClassVar[str] = "action_stall"
     track: tuple[str, ...] = ("action",)
     max_repeat: int = 2
 
 
-class McpResult(Struct, frozen=True):
+class McpResult(Variant, frozen=True):
     type: ClassVar[str] = "mcp_result"
 
 
-class HarborScorer(Struct, frozen=True):
+class HarborScorer(Variant, frozen=True):
     type: ClassVar[str] = "harbor_scorer"
 
 
-class Judge(Struct, frozen=True):
+class Judge(Variant, frozen=True):
     """An evaluator that asks a model (`llm_structured`, `comparator`, `contract`, `advisor_consult`).
 
     `keys` holds the block's other keys as written.

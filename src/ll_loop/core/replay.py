@@ -18,13 +18,14 @@ from . import machine
 from .effects import Answer, Loaded, Outcome, answer_from_json
 from .events import Event
 from .frame import Run
-from .machine import Decision
+from .machine import Decision, Start
 from .model import Loop
 
 INPUTS = frozenset({"run_started", "outcome", "run_interrupted", "run_resumed"})
 STREAM = frozenset(
     {
         "run_created",
+        "loop_defined",
         "run_claimed",
         "run_withdrawn",
         "action_output",
@@ -44,7 +45,7 @@ STREAM = frozenset(
 )
 
 Load = Callable[[Mapping[str, Any]], Loop]
-"""Loads a sub-loop named in the journal (`name`, `path`, `fingerprint`); raises if it changed."""
+"""Loads a loop named in the journal (`path`, `fingerprint`); raises if it changed and the journal does not have it."""
 
 
 class ReplayError(LoopError):
@@ -144,7 +145,19 @@ def _apply(loop: Loop, state: Replayed, record: Mapping[str, Any], load: Load) -
         return machine.advance(run, Outcome(answer, at, ts, record["chance"]))
     if name == "run_interrupted":
         return machine.interrupt(run, at, ts, by=record["by"], signal=record["signal"], error=record.get("error"))
-    return machine.resume(run, at, ts, started=record["started"], **caps_in(record))
+    start = _start(state, record, load) if "from" in record else None
+    choice = record.get("in_doubt")
+    return machine.resume(run, at, ts, started=record["started"], in_doubt=choice, start=start, **caps_in(record))
+
+
+def _start(state: Replayed, record: Mapping[str, Any], load: Load) -> Start:
+    overrides = state.created["overrides"] if state.created is not None else {}
+    return start_in(record["from"], machine.with_overrides(load(record["from"]), overrides))
+
+
+def start_in(document: Mapping[str, Any], loop: Loop) -> Start:
+    """Where a journal says that a run goes on, in the loop that it names there."""
+    return Start(loop, document["state"], document["context"], document["env"])
 
 
 def caps_in(record: Mapping[str, Any]) -> dict[str, Any]:

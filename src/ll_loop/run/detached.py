@@ -16,6 +16,7 @@ import anyio.abc
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from ..core.model import OnResume
 from ..errors import RefusedError
 from .request import Request
 
@@ -31,6 +32,8 @@ class Resumption(Struct, frozen=True):
     failed: bool = False
     no_host_guard: bool = False
     host_guard_budget_mb: float | None = None
+    in_doubt: OnResume | dict[str, OnResume] | None = None
+    from_state: str | None = None
 
 
 class Errand(Struct, frozen=True):

@@ -55,6 +55,7 @@ class RunHandle:
         self.stored: StoredRun | None = None
         self.replayed: Replayed | None = None
         self.raised: Mapping[str, Any] = {}
+        self.told: Mapping[str, Any] = {}
         self.extras: Mapping[str, Any] = {}
         self.overrides: Mapping[str, Any] = {}
         self.problems: tuple[Problem, ...] = ()

@@ -21,6 +21,7 @@ import anyio.lowlevel
 from anyio import to_thread
 from msgspec.structs import replace
 
+from ..core.definition import definition_to_json
 from ..core.effects import (
     RATE_LIMIT,
     ActionDone,
@@ -33,6 +34,8 @@ from ..core.effects import (
     Effect,
     FindHuman,
     HumanFound,
+    Loaded,
+    LoadFailed,
     LoadLoop,
     Look,
     Probed,
@@ -135,6 +138,7 @@ class Actions:
         self._allow = allow
         self._library = library
         self._journal = journal
+        self._defined: set[str] = set()
         self._log = log
         self._cwd = cwd
         self._env = env
@@ -151,6 +155,13 @@ class Actions:
         asking = settings.orchestration
         hosts = Hosts(spawner, env=env, folder=log.parent, marker=self._marker, grace=grace, more_env=asking.host_env)
         self._asking = Asking(hosts, env, cwd, asking, allow, traffic, tell, heavy=heavy)
+
+    def _noted(self, found: Loaded | LoadFailed) -> Loaded | LoadFailed:
+        """Keep a sub-loop's definition with the run, once: its file may be another when somebody replays this."""
+        if isinstance(found, Loaded) and found.loop.fingerprint not in self._defined:
+            self._defined.add(found.loop.fingerprint)
+            self._journal.append("loop_defined", {"definition": definition_to_json(found.loop)})
+        return found
 
     def close(self) -> None:
         """Remove what was made for the actions."""
@@ -181,7 +192,7 @@ class Actions:
             case ReadLearning(target):
                 return await read_learning(self._cwd, target, self._settings.learning_tests)
             case LoadLoop(name, beside):
-                return load_loop(self._library, name, beside, self._env)
+                return self._noted(load_loop(self._library, name, beside, self._env))
             case ProbeFile(path):
                 return Probed(await files.read_text(self._cwd / path, limit=HISTORY_LIMIT) if path else None)
             case ProbePaths(paths, exclude):

@@ -1,4 +1,4 @@
-"""Runs as the disk knows them: listing, looking up by id, and rebuilding one that was cut off."""
+"""Runs as the disk knows them: what their journals tell of them, listing, looking up by id."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from ..core.machine import CAPS, RESUMABLE
-from ..core.model import EMPTY, Loop
-from ..core.replay import Load, Replayed, ReplayError, replay
+from ..core.model import EMPTY
 from ..core.tally import Tally, tally_from_json
-from ..errors import LoopError, NotFoundError, RefusedError
-from ..files.library import Library
+from ..errors import LoopError, NotFoundError
 from . import journal, procs
 from .journal import Ends, JournalText, Record
 from .procs import Identity
@@ -380,57 +378,3 @@ def forget(folder: Path) -> None:
         (folder / journal.NAME).unlink(missing_ok=True)
         (folder / "artifacts").rmdir()
         folder.rmdir()
-
-
-# --- rebuilding --------------------------------------------------------------------------------------------
-
-
-def rebuild(run: StoredRun, library: Library, env: Mapping[str, str] = EMPTY) -> tuple[Loop, Replayed]:
-    """The loop of a run and the run itself, from its journal. Errors say why it cannot go on.
-
-    In the place of marks are the secrets that the loop and `env` know.
-    """
-    if run.is_alive and run.owner != procs.own_identity():  # what is ours is told by the lock on its journal
-        raise RefusedError(f"run {run.run_id} is still running (process {run.owner.pid})")
-    completed = run.completed
-    if completed is not None and not run.is_resumable:
-        message = f"run {run.run_id} has ended ({completed['terminated_by']}); there is nothing to resume"
-        raise RefusedError(message, hint=f"to start anew: `ll-loop run {run.loop}`")
-    loop, load = loaded(run, library)
-    created = run.created
-    named, withheld = created["request"].get("secrets", ()), created.get("withheld", ())
-    secrets = secrets_of(env, loop.context, named, withheld)
-    records = map(secrets.restored, run.text.records) if secrets else run.text.records
-    return loop, replay(loop, records, load)
-
-
-def loaded(run: StoredRun, library: Library) -> tuple[Loop, Load]:
-    """The loop of a run, and what loads its sub-loops for a replay. ReplayError if its file was changed."""
-    return _same_loop(library, run.created, run), lambda document: _same_loop(library, document, run)
-
-
-def refuse_at_cap(stored: StoredRun, replayed: Replayed, raised: Mapping[str, Any]) -> None:
-    """RefusedError if the run ended at a cap that `raised` does not raise."""
-    cap = stored.cap
-    if not cap or replayed.run is None:
-        return
-    root = replayed.run.root
-    spent, limit = (root.iteration, root.loop.max_steps) if cap == "max_steps" else (root.passes, root.passes)
-    if raised.get(cap, 0) > spent:
-        return
-    word = "step" if cap == "max_steps" else "pass"
-    raise RefusedError(
-        f"run {stored.run_id} ended at its {word} cap and would end there again",
-        hint=f"raise it: --{cap.replace('_', '-')} {spent + limit}",
-    )
-
-
-def _same_loop(library: Library, document: Mapping[str, Any], run: StoredRun) -> Loop:
-    loop = library.load(document["path"]).loop
-    if loop.fingerprint != document["fingerprint"]:
-        states = ", ".join(loop.states)
-        raise ReplayError(
-            f"{document['path']} was changed since run {run.run_id} began, so it cannot go on where it was",
-            hint=f"undo the change, or start anew; the file's states are now: {states}",
-        )
-    return loop

@@ -17,7 +17,7 @@ from ..core.model import Ending
 from ..core.replay import INPUTS, STREAM, Replayed, Step, replay, steps
 from ..errors import CannotCreateError, NotFoundError, RefusedError
 from ..files.library import Library
-from . import procs, recovery
+from . import procs, rebuild, recovery
 from .journal import Journal, Record, now, sync_folder
 from .recovery import StoredRun, identity_to_json
 from .request import new_run_id
@@ -32,7 +32,7 @@ _OF_PROCESS = frozenset({"script", "cwd"})
 
 def replayed_steps(run: StoredRun, library: Library) -> Iterator[dict[str, Any]]:
     """Each input of a run's journal and what the machine makes of it now. ReplayError where they do not agree."""
-    loop, load = recovery.loaded(run, library)
+    loop, load = rebuild.loaded(run, library)
     for step in steps(loop, run.text.records, load):
         yield _told(step)
 
@@ -82,7 +82,7 @@ def fork(runs: Path, wanted: str, at: int, library: Library) -> StoredRun:
         raise NotFoundError(
             f"run {source.run_id} has no record {at}", hint=f"it has 1 to {source.text.records[-1]['seq']}"
         )
-    loop, load = recovery.loaded(source, library)
+    loop, load = rebuild.loaded(source, library)
     replayed = replay(loop, records, load)
     _refuse_if_over(source, replayed, at)
     run_id = new_run_id(source.loop)
@@ -116,7 +116,7 @@ def _write(source: StoredRun, records: Sequence[Record], replayed: Replayed, jou
     journal.append("run_created", {**_creation(records[0], artifacts), "forked_from": {"run_id": source.run_id,
                                                                                        "seq": at}})  # fmt: skip
     for record in records[1:]:
-        if record["event"] not in STREAM:
+        if record["event"] == "loop_defined" or record["event"] not in STREAM:
             fields = {key: value for key, value in record.items() if key not in _HEAD | _OF_PROCESS}
             depth = record.get("depth", 0)
             journal.append(record["event"], fields, ts=record["ts"], loop=record["loop"], depth=depth)

@@ -21,14 +21,15 @@ import anyio
 import anyio.abc
 
 from ..core import machine
-from ..core.effects import RunAction
+from ..core.definition import definition_to_json
 from ..core.endings import exit_code_of, status_of
-from ..core.frame import Run
-from ..core.model import EMPTY, Budget, Ending, Loop, TerminatedBy
+from ..core.frame import Frame
+from ..core.model import EMPTY, Budget, Ending, Loop, OnResume, TerminatedBy
+from ..core.replay import Replayed, start_in
 from ..errors import CannotCreateError, LoopError, NotFoundError, RefusedError, UsageError
 from ..files.config import Config, load_config
 from ..files.library import Library
-from . import best_effort, files, procs, recovery, sweep
+from . import best_effort, files, procs, rebuild, recovery, sweep
 from .admission import Admission
 from .bus import Bus, Reader
 from .circuit import Circuit
@@ -56,6 +57,8 @@ from .tree import Grace
 from .workplace import Workplaces
 from .worktree import Worktrees
 
+InDoubt = OnResume | Mapping[str, OnResume]
+"""What to do with actions that were cut off: one word for all, or one by run id."""
 CLOSING = 10.0
 """Seconds that closing one run's books may take after its children have ended."""
 
@@ -338,15 +341,29 @@ class Session:
         max_steps: int | None = None,
         max_iterations: int | None = None,
         wishes: Mapping[str, Any] = EMPTY,
+        in_doubt: InDoubt = EMPTY,
+        from_state: str | None = None,
     ) -> RunHandle:
         """Go on with a run that was interrupted or killed; what it left alive is ended first.
 
         `max_steps` and `max_iterations` replace its caps from here on, `wishes` what its start wished, the session's
-        `max_usd`, `max_tokens` and `deadline` its budget, or that of its batch if it has one. Raises RefusedError when
-        it lives, has ended for good, or ended at a cap or a budget that is not raised; `ReplayError` when its loop was
-        changed.
+        `max_usd`, `max_tokens` and `deadline` its budget, or that of its batch if it has one. `in_doubt` (`rerun`,
+        `skip` or `fail`, or that by run id) says what to do with an action that was cut off, in place of its state.
+
+        With `from_state` it goes on at that state of its loop as the file is now, though it may have failed or ended at
+        a cap; its captures and counters stay, and values that the file has new are added to its context.
+
+        Raises RefusedError when it lives, has ended for good, ended at a cap or a budget that is not raised, or has an
+        action in doubt about which its state wants somebody asked; `ReplayError` when its loop was changed.
         """
-        return self.resume_all([stored], max_steps=max_steps, max_iterations=max_iterations, wishes=wishes)[0]
+        return self.resume_all(
+            [stored],
+            max_steps=max_steps,
+            max_iterations=max_iterations,
+            wishes=wishes,
+            in_doubt=in_doubt,
+            from_state=from_state,
+        )[0]
 
     def resume_all(
         self,
@@ -355,6 +372,8 @@ class Session:
         max_steps: int | None = None,
         max_iterations: int | None = None,
         wishes: Mapping[str, Any] = EMPTY,
+        in_doubt: InDoubt = EMPTY,
+        from_state: str | None = None,
     ) -> list[RunHandle]:
         """Go on with all of these runs or, if one of them cannot, with none: see `resume`."""
         caps = {"max_steps": max_steps, "max_iterations": max_iterations, "wishes": dict(wishes) or None}
@@ -363,26 +382,31 @@ class Session:
         for batch in {run.batch for run in wanted if "shared" in run.created["overrides"]}:
             of_batch = recovery.stored_runs(self.runs, recovery.run_ids(self.runs))
             self._purse.remember(batch, {run.run_id: run.tally for run in of_batch if run.batch == batch})
-        taken = [self._reopened(run, raised) for run in wanted]
+        taken = [self._reopened(run, raised, in_doubt, from_state) for run in wanted]
         for handle in taken:  # one at a time: a thousand runs must not need a thousand open files
             handle.journal.open()
             handle.journal.close()
         return [self.launch(handle) for handle in taken]
 
-    def _reopened(self, stored: StoredRun, raised: Mapping[str, Any]) -> RunHandle:
-        loop, replayed = recovery.rebuild(stored, self.library, self.env)
+    def _reopened(
+        self, stored: StoredRun, raised: Mapping[str, Any], in_doubt: InDoubt, from_state: str | None
+    ) -> RunHandle:
+        replayed = rebuild.rebuild(stored, self.library, self.env, from_state=from_state)
         created = replayed.created or stored.created
         refuse_missing(stored.run_id, [created["context"], created["env"]], created.get("withheld", ()))
         raised = {**replayed.raised, **raised}
         if self._shared:
             raised["shared" if "shared" in created["overrides"] else "budget"] = self._shared
-        recovery.refuse_at_cap(stored, replayed, raised)
-        loop = replayed.run.root.loop if replayed.run else machine.with_overrides(loop, created["overrides"])
-        loop = machine.with_overrides(loop, raised)
         request = Request.from_json(created["request"])
+        told = self._told(stored, replayed, request, in_doubt, from_state)
+        if from_state is None:
+            rebuild.refuse_at_cap(stored, replayed, raised)
+        loop = self._loop_now(created) if from_state or not replayed.run else replayed.run.root.loop
+        loop = machine.with_overrides(loop, raised)
         handle = RunHandle(self.runs, self.bus, stored.run_id, loop, request, created["index"])
-        handle.stored, handle.replayed, handle.raised = stored, replayed, raised
-        handle.context, handle.since, handle.extras = created["context"], created["ts"], created.get("extras", {})
+        handle.stored, handle.replayed, handle.raised, handle.told = stored, replayed, raised, told
+        handle.context = told["from"]["context"] if "from" in told else created["context"]
+        handle.since, handle.extras = created["ts"], created.get("extras", {})
         handle.batch = stored.batch
         handle.journal.secrets = secrets_of(self.env, handle.context, request.secrets)
         if stored.is_out_of_budget and (reason := self._purse.excess(handle)):
@@ -392,6 +416,26 @@ class Session:
         if not request.worktree:
             handle.paths = _paths(loop, handle.context, self.project)
         return handle
+
+    def _loop_now(self, created: Mapping[str, Any]) -> Loop:
+        return machine.with_overrides(self.library.load(created["path"]).loop, created["overrides"])
+
+    def _told(
+        self, stored: StoredRun, replayed: Replayed, request: Request, in_doubt: InDoubt, from_state: str | None
+    ) -> dict[str, Any]:
+        """What somebody said about how the run is to go on, as its journal is to have it."""
+        word = in_doubt if isinstance(in_doubt, str) else in_doubt.get(stored.run_id)
+        where = rebuild.doubt(stored, replayed)
+        if from_state is None:
+            if word is None:
+                rebuild.refuse_unanswered(stored, where)
+            return {} if word is None or where is None else {"in_doubt": word}
+        loop = self._loop_now(replayed.created or stored.created)
+        state = rebuild.state_in(loop, from_state, stored, replayed)
+        fresh = inputs_of(loop, request, self.project, self.config, f"{stored.folder / 'artifacts'}/").context
+        known = {} if replayed.run is None else replayed.run.root.context
+        start = {"state": state, "path": loop.path, "fingerprint": loop.fingerprint, "env": self._named_env(loop)}
+        return {"from": {**start, "context": as_read_back({**fresh, **known})}}
 
     def _take_over(self, handle: RunHandle, stored: StoredRun) -> None:
         """From here on the run is ours, for everybody to see, also while it waits."""
@@ -517,6 +561,7 @@ class Session:
         ts = now()
         journal, replayed = handle.journal, handle.replayed
         if replayed is None or replayed.run is None:
+            self._define(handle)
             origin = _origin(handle.loop, cwd)
             begun = {"at": 0.0, "origin": origin, "cwd": str(cwd), "script": script, **handle.raised}
             journal.append("run_started", begun, ts=ts)
@@ -524,11 +569,18 @@ class Session:
             return machine.begin(handle.loop, handle.context, env=env, ts=ts, origin=origin, extras=handle.extras), ts
         journal.append_events(replayed.missing, replayed.run.ts)
         at = max(replayed.at, replayed.run.at)
-        # What was announced but never started is no attempt: there is nothing to skip and nothing that failed.
-        started = replayed.started and handle.stored is not None and handle.stored.may_have_begun
-        resumed = {"at": at, "started": started, "script": script, **handle.raised, **_doubt(replayed.run, started)}
-        journal.append("run_resumed", resumed, ts=ts)
-        return machine.resume(replayed.run, at, ts, started=started, **handle.raised), ts
+        assert handle.stored is not None
+        started = replayed.started and handle.stored.may_have_begun
+        if "from" in handle.told:
+            self._define(handle)
+        told = {**handle.told, **_doubt(rebuild.doubt(handle.stored, replayed), handle.told)}
+        journal.append("run_resumed", {"at": at, "started": started, "script": script, **handle.raised, **told}, ts=ts)
+        start = start_in(told["from"], handle.loop) if "from" in told else None
+        choice = told.get("in_doubt")
+        return machine.resume(replayed.run, at, ts, started=started, in_doubt=choice, start=start, **handle.raised), ts
+
+    def _define(self, handle: RunHandle) -> None:
+        handle.journal.append("loop_defined", {"definition": definition_to_json(handle.loop)})
 
     def _named_env(self, loop: Loop) -> Mapping[str, str]:
         """What the loop's templates may see of the environment; the same for all its runs."""
@@ -561,11 +613,12 @@ def _paths(loop: Loop, context: Mapping[str, Any], base: Path) -> tuple[str, ...
     return tuple(str(path) for path in normalise(scope_of(loop, context), base))
 
 
-def _doubt(run: Run, started: bool) -> dict[str, Any]:
+def _doubt(where: Frame | None, told: Mapping[str, Any]) -> dict[str, Any]:
     """The state whose action may have done its work, though nobody saw it end, and what is done about that."""
-    if not started or not isinstance(run.waiting, RunAction):
+    if where is None:
         return {}
-    return {"doubt": run.top.state, "policy": run.top.current.on_resume, "attempt": run.top.attempt + 1}
+    policy = "leave" if "from" in told else told.get("in_doubt", where.current.on_resume)
+    return {"doubt": where.state, "policy": policy, "attempt": where.attempt + 1}
 
 
 def _origin(loop: Loop, cwd: Path) -> dict[str, Any]:

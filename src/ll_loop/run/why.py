@@ -11,7 +11,7 @@ from ..core.frame import Run
 from ..core.replay import Replayed
 from ..errors import LoopError
 from ..files.library import Library
-from . import procs, recovery
+from . import procs, rebuild, recovery
 from .handle import RunHandle
 from .procs import Identity
 from .recovery import StoredRun
@@ -207,7 +207,7 @@ def _resume(run: StoredRun, library: Library) -> Document:
     """Whether the run can go on, and how it would."""
     command = f"ll-loop resume {run.run_id}"
     try:
-        _, replayed = recovery.rebuild(run, library)
+        replayed = rebuild.rebuild(run, library)
     except LoopError as error:
         return {"possible": False, "does": str(error), "hint": error.hint, "command": ""}
     if run.cap:
@@ -222,9 +222,11 @@ def _deed(run: StoredRun, replayed: Replayed) -> str:
     where, effect = replayed.run.top, replayed.run.waiting
     if isinstance(effect, AskHuman):
         return f"puts the question of {where.state} again"
-    if not isinstance(effect, RunAction) or not (replayed.started and run.may_have_begun):
+    if rebuild.doubt(run, replayed) is None:
         return f"goes on with {where.state}, whose action had not begun"
     match where.current.on_resume:
+        case "ask":
+            return f"asks what to do with {where.state}: --in-doubt rerun|skip|fail"
         case "skip":
             return f"skips {where.state}, as its on_resume says"
         case "fail":
