@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,21 +47,25 @@ def can_be_alone() -> bool:
     return bool(shutil.which("unshare")) and subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode == 0
 
 
+State = Mapping[str, Any]
+ASK: State = {"action_type": "prompt", "action": "say hi", "capture": "w", "next": "done", "on_error": "failed"}
+
+
 class Case:
-    """A loop with one prompt state and a host with a scenario to run it with."""
+    """A loop, and a host with a scenario to run it with."""
 
     def __init__(self, folder: Path, host: str) -> None:
         self.folder = folder
         self.host = host
         self.project = Project(folder / "project")
 
-    def start(self, scenario: str, *more: str, backend: str = "asyncio") -> subprocess.Popen[str]:
-        """Begin to run the loop; `more` are lines of its prompt state."""
-        state = "".join(f"    {line}\n" for line in ("capture: w", "on_error: failed", *more))
-        text = f"  ask:\n    action_type: prompt\n    action: say hi\n    next: done\n{state}"
-        ends = "  done: {terminal: true}\n  failed: {terminal: true, failure: true}\n"
-        (self.project.loops / "talk.yaml").write_text(f"name: talk\ninitial: ask\nscope: [talk]\nstates:\n{text}{ends}")
-        named = () if any(line.startswith("host:") for line in more) else ("--host", self.host)
+    def start(self, scenario: str, backend: str = "asyncio", **states: State) -> subprocess.Popen[str]:
+        """Begin to run a loop of these states, by default of one prompt."""
+        states = states or {"ask": ASK}
+        ends = {"done": {"terminal": True}, "failed": {"terminal": True, "failure": True}}
+        loop = {"name": "talk", "initial": next(iter(states)), "scope": ["talk"], "states": {**states, **ends}}
+        (self.project.loops / "talk.yaml").write_text(json.dumps(loop))  # JSON is YAML
+        named = () if any("host" in state for state in states.values()) else ("--host", self.host)
         model = ("--model", MODEL[self.host]) if self.host in MODEL else ()
         alone = can_be_alone()
         command = [*(NAMESPACE if alone else ()), sys.executable, "-m", "hosts", self.host, scenario, str(self.folder)]
@@ -81,8 +85,8 @@ class Case:
         run: dict[str, Any] = json.loads(out)["runs"][0]
         return run
 
-    def run(self, scenario: str, *more: str, backend: str = "asyncio") -> dict[str, Any]:
-        with self.start(scenario, *more, backend=backend) as process:
+    def run(self, scenario: str, backend: str = "asyncio", **states: State) -> dict[str, Any]:
+        with self.start(scenario, backend, **states) as process:
             return self.finish(process)
 
     def run_until_first_action(self, scenario: str) -> dict[str, Any]:
@@ -109,8 +113,11 @@ class Case:
     @property
     def turns(self) -> int:
         """How many requests of turns the model's API got."""
-        lines = (self.folder / "requests.jsonl").read_text().splitlines()
-        return sum(json.loads(line)["turn"] for line in lines)
+        return sum(request["turn"] for request in self.requests)
+
+    @property
+    def requests(self) -> list[Any]:
+        return [json.loads(line) for line in (self.folder / "requests.jsonl").read_text().splitlines()]
 
     def left_behind(self) -> list[str]:
         """Processes that still are in the project."""
@@ -163,6 +170,39 @@ def test_an_agent_uses_its_tools_in_the_project(case: Case) -> None:
     assert "unknown" not in reply
 
 
+WISHES: Mapping[str, State] = {
+    "claude-code": {"model": "opus", "effort": "high", "agent": "general-purpose", "tools": ["Bash", "Read"]},
+    "codex": {"model": "gpt-5", "effort": "high"},
+    "pi": {"model": "m", "effort": "high", "tools": ["bash", "read"]},
+}
+
+
+@pytest.mark.parametrize("host", list(WISHES))
+def test_an_agent_understands_what_a_state_asks_for(case: Case) -> None:
+    run = case.run("ok", ask={**ASK, **WISHES[case.host]})
+    assert (run["status"], run["final_state"]) == ("completed", "done")
+    [reply] = case.replies
+    assert (reply["asked_model"], reply.get("left_out")) == (WISHES[case.host]["model"], None)
+
+
+@every_host
+def test_a_session_is_gone_on_with(case: Case) -> None:
+    going_on = {**ASK, "session_mode": "continue"}
+    run = case.run("ok", one={**going_on, "next": "two"}, two={**going_on, "action": "go on"})
+    assert (run["status"], run["final_state"]) == ("completed", "done")
+    assert [request["remembers"] for request in case.requests if request["turn"]] == [False, True]
+
+
+@quick_hosts
+def test_an_agent_judges(case: Case) -> None:
+    judge = {"type": "llm_structured", "prompt": "Do the tests pass?"}
+    look = {"action": "echo all 12 tests passed", "evaluate": judge, "on_yes": "done", "on_no": "failed"}
+    run = case.run("verdict", look={**look, "on_error": "failed"})
+    assert (run["status"], run["final_state"]) == ("completed", "done")
+    [evaluation] = only(case.records, "evaluate")
+    assert (evaluation["verdict"], evaluation["confidence"]) == ("yes", 0.9)
+
+
 @quick_hosts
 def test_a_refused_key_is_told_at_once(case: Case) -> None:
     run = case.run("e401")
@@ -181,12 +221,17 @@ def test_an_error_of_the_server_is_tried_again_by_us_only(case: Case) -> None:
     assert reply["failure"] == "server"
 
 
-LIMITS = ("max_rate_limit_retries: 1", "rate_limit_backoff_base_seconds: 1", "on_rate_limit_exhausted: failed")
+PATIENT: State = {
+    **ASK,
+    "max_rate_limit_retries": 1,
+    "rate_limit_backoff_base_seconds": 1,
+    "on_rate_limit_exhausted": "failed",
+}
 
 
 @every_host
 def test_a_rate_limit_is_waited_out_by_us(case: Case) -> None:
-    run = case.run("r429", *LIMITS)
+    run = case.run("r429", ask=PATIENT)
     assert (run["status"], run["final_state"]) == ("completed", "done")
     assert [action["exit_code"] != 0 for action in case.actions] == [True, False]
     assert case.turns == 2
@@ -196,7 +241,7 @@ def test_a_rate_limit_is_waited_out_by_us(case: Case) -> None:
 
 @quick_hosts
 def test_a_rate_limit_with_a_time_to_wait_is_waited_out_by_us(case: Case) -> None:
-    run = case.run("r429-after-2", *LIMITS)
+    run = case.run("r429-after-2", ask=PATIENT)
     assert (run["status"], run["final_state"]) == ("completed", "done")
     assert case.turns == 2
 
@@ -222,7 +267,7 @@ def test_a_stopped_run_ends_the_agent_and_its_tool(case: Case) -> None:
 @quick_hosts
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_an_agent_that_falls_silent_is_ended(case: Case, backend: str) -> None:
-    run = case.run("hang", "idle_timeout: 4", backend=backend)
+    run = case.run("hang", backend, ask={**ASK, "idle_timeout": 4})
     assert (run["status"], run["final_state"]) == ("failed", "failed")
     assert case.actions[0]["exit_code"] == 124
 
@@ -241,9 +286,12 @@ def test_a_background_process_that_holds_the_output_is_not_waited_for(case: Case
     assert case.project.file("tool.pid").exists()
 
 
+GEMINI_ACP = {"acp": ["gemini", "--acp", "--skip-trust"]}
+
+
 @pytest.mark.parametrize("host", ["gemini"])
 def test_an_agent_is_reached_by_its_protocol(case: Case) -> None:
-    run = case.run("tool", "host: {acp: [gemini, --acp, --skip-trust]}")
+    run = case.run("tool", ask={**ASK, "host": GEMINI_ACP})
     assert (run["status"], run["final_state"]) == ("completed", "done")
     assert case.project.lines("proof.txt") == ["TOOL-RAN"]
     [reply] = case.replies
@@ -253,7 +301,7 @@ def test_an_agent_is_reached_by_its_protocol(case: Case) -> None:
 
 @pytest.mark.parametrize("host", ["gemini"])
 def test_a_failure_is_told_by_its_protocol(case: Case) -> None:
-    run = case.run("e401", "host: {acp: [gemini, --acp, --skip-trust]}")
+    run = case.run("e401", ask={**ASK, "host": GEMINI_ACP})
     assert (run["status"], run["final_state"]) == ("failed", "failed")
     assert case.replies[0]["failure"] == "auth"
 

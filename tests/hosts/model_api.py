@@ -19,6 +19,9 @@ INPUT, CACHED, OUTPUT = 101, 40, 7
 SHELLS = ("Bash", "bash", "exec_command", "shell_command", "shell", "run_shell_command")
 """What the agents call the tool that runs a command, with `command` or `cmd` for the command's text."""
 
+STRUCTURED = "StructuredOutput"
+"""What Claude Code calls the tool that an answer to a schema is given by."""
+
 Body = Mapping[str, Any]
 
 
@@ -38,6 +41,12 @@ class UseShell(NamedTuple):
     command: str
 
 
+class Judge(NamedTuple):
+    """An answer that fits the schema of a judge: by the tool for it, or in words."""
+
+    verdict: str
+
+
 class Refuse(NamedTuple):
     """An HTTP error."""
 
@@ -45,7 +54,7 @@ class Refuse(NamedTuple):
     retry_after: int | None = None
 
 
-Answer = Say | UseShell | Refuse
+Answer = Say | UseShell | Judge | Refuse
 Scenario = Callable[[int, bool], Answer]
 """What is answered to the nth request (from 1), and whether a tool's result came with it."""
 
@@ -65,6 +74,7 @@ def with_shell(command: str) -> Scenario:
 SCENARIOS: Mapping[str, Scenario] = {
     "ok": always(Say("FAKE-OK")),
     "tool": with_shell("echo TOOL-RAN | tee proof.txt"),
+    "verdict": lambda number, has_result: Say("DONE") if has_result else Judge("yes"),
     "e401": always(Refuse(401)),
     "e500": always(Refuse(500)),
     "r429": once(Refuse(429), then=Say("AFTER-429")),
@@ -86,7 +96,7 @@ class Dialect(NamedTuple):
     path: str
     has_result: Callable[[Body], bool]
     say: Callable[[Say], Iterable[object]]
-    use_shell: Callable[[str, str], Iterable[object]]
+    use_tool: Callable[[str, str], Iterable[object]]
 
 
 def _items(value: object) -> list[Body]:
@@ -112,7 +122,7 @@ def _anthropic_say(answer: Say) -> Iterable[object]:
     return _anthropic({"type": "text", "text": ""}, {"type": "text_delta", "text": answer.text}, "end_turn")
 
 
-def _anthropic_shell(tool: str, arguments: str) -> Iterable[object]:
+def _anthropic_use(tool: str, arguments: str) -> Iterable[object]:
     block = {"type": "tool_use", "id": "toolu_1", "name": tool, "input": {}}
     return _anthropic(block, {"type": "input_json_delta", "partial_json": arguments}, "tool_use")
 
@@ -139,7 +149,7 @@ def _responses_say(answer: Say) -> Iterable[object]:
     return _responses(item, {**delta, "output_index": 0})
 
 
-def _responses_shell(tool: str, arguments: str) -> Iterable[object]:
+def _responses_use(tool: str, arguments: str) -> Iterable[object]:
     return _responses({"type": "function_call", "id": "fc_1", "call_id": "c1", "name": tool, "arguments": arguments})
 
 
@@ -156,7 +166,7 @@ def _chat_say(answer: Say) -> Iterable[object]:
     return _chat({"content": answer.text}, "stop")
 
 
-def _chat_shell(tool: str, arguments: str) -> Iterable[object]:
+def _chat_use(tool: str, arguments: str) -> Iterable[object]:
     call = {"index": 0, "id": "c1", "type": "function", "function": {"name": tool, "arguments": arguments}}
     return _chat({"content": None, "tool_calls": [call]}, "tool_calls")
 
@@ -170,7 +180,7 @@ def _gemini(part: Body) -> Iterator[object]:
     yield {"candidates": [end], "usageMetadata": usage, "modelVersion": "fake"}
 
 
-def _gemini_shell(tool: str, arguments: str) -> Iterable[object]:
+def _gemini_use(tool: str, arguments: str) -> Iterable[object]:
     return _gemini({"functionCall": {"name": tool, "args": json.loads(arguments)}})
 
 
@@ -179,25 +189,25 @@ DIALECTS = (
         "/v1/messages",
         lambda body: _has_block(body, "messages", "content", lambda block: block.get("type") == "tool_result"),
         _anthropic_say,
-        _anthropic_shell,
+        _anthropic_use,
     ),
     Dialect(
         "/v1/responses",
         lambda body: any(item.get("type") == "function_call_output" for item in _items(body.get("input"))),
         _responses_say,
-        _responses_shell,
+        _responses_use,
     ),
     Dialect(
         "/v1/chat/completions",
         lambda body: any(message.get("role") == "tool" for message in _items(body.get("messages"))),
         _chat_say,
-        _chat_shell,
+        _chat_use,
     ),
     Dialect(
         ":streamGenerateContent",
         lambda body: _has_block(body, "contents", "parts", lambda part: "functionResponse" in part),
         lambda answer: _gemini({"text": answer.text}),
-        _gemini_shell,
+        _gemini_use,
     ),
 )
 
@@ -218,6 +228,15 @@ def _shell_call(body: Body, command: str) -> tuple[str, str]:
     return tool["name"], json.dumps({key: ["bash", "-c", command] if is_list else command, "description": "as told"})
 
 
+def _judge(dialect: Dialect, body: Body, verdict: str) -> Iterable[object]:
+    opinion = json.dumps(
+        {"verdict": verdict, "confidence": 0.9, "reason": "as told", "evidence": "all 12 tests passed"}
+    )
+    if any(tool.get("name") == STRUCTURED for tool in _tools(body)):
+        return dialect.use_tool(STRUCTURED, opinion)
+    return dialect.say(Say(opinion))
+
+
 # --- the server ------------------------------------------------------------------------------------------------
 
 
@@ -234,11 +253,11 @@ class Api(ThreadingHTTPServer):
         self._lock = threading.Lock()
         self._count = 0
 
-    def note(self, path: str, *, is_turn: bool) -> int:
-        """Log a request; returns which one it is of those that take part in a turn."""
+    def note(self, path: str, text: bytes = b"", *, is_turn: bool) -> int:
+        """Log a request, and whether it `remembers` an answer; returns which it is of those that are part of a turn."""
         with self._lock, self._log.open("a") as file:
             self._count += is_turn
-            print(json.dumps({"path": path, "turn": is_turn}), file=file)
+            print(json.dumps({"path": path, "turn": is_turn, "remembers": b"FAKE-OK" in text}), file=file)
             return self._count
 
 
@@ -254,20 +273,23 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.loads(text)
         _, _, scenario, *rest = self.path.partition("?")[0].split("/")
         path = "/" + "/".join(rest)
         dialect = next((one for one in DIALECTS if path.endswith(one.path)), None)
         if dialect is None:
             self.do_GET()
             return
-        number = self.server.note(self.path, is_turn=True)
+        number = self.server.note(self.path, text, is_turn=True)
         answer = SCENARIOS[scenario](number, dialect.has_result(body))
         match answer:
             case Refuse():
                 self._refuse(answer)
             case UseShell(command):
-                self._stream(dialect.use_shell(*_shell_call(body, command)))
+                self._stream(dialect.use_tool(*_shell_call(body, command)))
+            case Judge(verdict):
+                self._stream(_judge(dialect, body, verdict))
             case Say(then=""):
                 self._stream(dialect.say(answer))
             case Say():
