@@ -31,7 +31,7 @@ def of_one(result: RunResult, failing: Record | None, look: Look, *, quiet: bool
     ending = words.placed(words.ending_of(result), result.final_state)
     sentence = f"{ending} {'in' if ending == 'done' else 'after'} {steps}, {took}"
     yield _headline(sentence, f"run {result.run_id}", result.ok, look)
-    yield from map(look.fit, (*_cost(result), *_reasons(result, failing)))
+    yield from map(look.fit, (*_cost(result), *_costs_by_state([result], look), *_reasons(result, failing)))
     if result.resumable:
         yield _resume_command(result, look)
     yield from _what_is_kept(result, look)
@@ -53,6 +53,16 @@ def _cost(result: RunResult) -> Iterator[str]:
         tokens, usd = words.spent(result.usage)
         models = ", ".join(result.usage["unpriced_models"])
         yield f"  {tokens} tokens, cost {usd}" + (f" (no price is known for {models})" if models else "")
+
+
+def _costs_by_state(results: Sequence[RunResult], look: Look) -> Iterator[str]:
+    """What prompts and questions have cost, a line a state; nothing if it is a single one, whose cost is its run's."""
+    states = [state for result in results for state in result.usage.get("states", ())]
+    if len(states) < 2:
+        return
+    rows = [(state["loop"], state["state"], str(state["turns"]), *words.spent(state)) for state in states]
+    head = ("loop", "state", "turns", "tokens", "cost")
+    yield from (f"  {line}" for line in table([head, *rows], look.width and look.width - 2, right=(2, 3, 4)))
 
 
 def _reasons(result: RunResult, failing: Record | None) -> Iterator[str]:
@@ -105,6 +115,7 @@ def of_many(
         return
     yield from map(look.fit, _table(shown, look))
     yield from _notices(shown, failing, look)
+    yield from map(look.fit, _costs_by_state(results, look))
     yield look.fit(_counts(results))
     if any(result.resumable and result.terminated_by not in CAPS for result in shown):
         yield look.fit("resume them with: ll-loop resume")

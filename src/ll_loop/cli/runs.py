@@ -257,7 +257,8 @@ def _mention_doubts(handle: RunHandle, texts: Texts) -> None:
         before = loop.context.get(key)
         if isinstance(before, bool | int | float) and isinstance(handle.context.get(key), str):
             what = "true or false" if isinstance(before, bool) else "a number"
-            say(look.fit(f"warning: {loop.name}: `{key}` was {what} and is now the text `{text}`"), fd=STDERR)
+            given = handle.secrets.text(text)
+            say(look.fit(f"warning: {loop.name}: `{key}` was {what} and is now the text `{given}`"), fd=STDERR)
         elif key not in known and not api.may_read(loop, key):
             near = nearest(key, known, cutoff=0.75)
             more = f"did you mean `{near}`?" if near else f"it knows: {', '.join(sorted(known))}"
