@@ -60,7 +60,7 @@ def placed(word: str, state: str) -> str:
 
 
 def plural(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+    return f"{number} {word}" if number == 1 else f"{number} {word}{'es' if word.endswith('s') else 's'}"
 
 
 def seconds(value: float, *, whole: bool = False) -> str:
@@ -138,7 +138,7 @@ _NOTES: Mapping[str, Words] = {
     "loop_resume": lambda r: f"goes on after step {r['iteration']}, in {r['from_state']}",
     "host_waiting": lambda r: f"waits for {r['why']}" + (f" until {r['until'][11:19]} UTC" if "until" in r else ""),
     "run_resumed": lambda r: _doubt(r),
-    "swept": lambda r: f"ended {plural(len(r['ended']), 'process')} that the last session left behind",
+    "swept": lambda r: f"ended {plural(len(r['ended']), 'process')} that the last session left" if r["ended"] else "",
 }
 
 

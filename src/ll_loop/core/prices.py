@@ -28,6 +28,10 @@ PRICES: Mapping[str, Price] = {
 }
 
 
+TELLS_COST = frozenset({"claude-code", "opencode", "pi"})
+"""Hosts that tell what a turn has cost, whatever their model."""
+
+
 def price_of(model: str, usage: Usage) -> float | None:
     """Dollars for these tokens; None if the model's price, or any of the counts, is unknown."""
     price = PRICES.get(model)

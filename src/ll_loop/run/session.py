@@ -35,6 +35,7 @@ from .bus import Bus, Reader
 from .circuit import Circuit
 from .control import Control
 from .engine import Clock, Engine
+from .foresight import doubts
 from .git import Gate
 from .handle import RunHandle
 from .inputs import exports_of, inputs_of, overrides_of, own_sources, runs_above, scope_of
@@ -274,6 +275,7 @@ class Session:
         handle.batch = self.batch
         inputs = inputs_of(loop, request, self.project, self.config, f"{handle.artifacts}/")
         handle.overrides, handle.extras, handle.problems = overrides, inputs.extras, inputs.problems
+        handle.problems += doubts(loop, self.env, self.project, self.config.orchestration)
         handle.context = as_read_back(inputs.context)  # so that a replay sees the very values that the run saw
         handle.journal.secrets = secrets_of(self.env, handle.context, request.secrets)
         refuse_unknown(request.secrets, handle.secrets)
