@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import datetime
 import math
+import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -263,3 +265,36 @@ def test_the_package_offers_the_api_by_name() -> None:
     }
     with pytest.raises(AttributeError, match="nonsense"):
         _ = ll_loop.nonsense
+
+
+# --- a notebook's interrupt --------------------------------------------------------------------------------
+
+CELL = """
+import asyncio, signal, sys
+from ll_loop import run_many
+async def main():
+    cell = asyncio.create_task(run_many(["a"], project=sys.argv[1]))
+    signal.signal(signal.SIGINT, lambda *_: cell.cancel())  # as a kernel does: nothing wakes the event loop
+    try:
+        await cell
+    except asyncio.CancelledError:
+        print("cancelled")
+asyncio.run(main())
+"""
+
+
+async def test_an_interrupt_that_only_cancels_the_task_is_heard_while_the_runs_are_silent(project: Project) -> None:
+    project.loop("a", "touch begun; exec sleep 60")
+    async with await anyio.open_process([sys.executable, "-c", CELL, str(project.folder)]) as cell:
+        try:
+            await appears(project.file("begun"))
+            await eventually(lambda: list(project.runs.glob("*/state.json")))  # from here on it only waits
+            cell.send_signal(signal.SIGINT)
+            with anyio.fail_after(LIMIT * 2):
+                assert await cell.wait() == 0
+        finally:
+            if cell.returncode is None:
+                cell.kill()
+    run = api.history(project.folder)[0]
+    assert run.status == "interrupted"
+    assert project.left_alive(run.run_id) == []

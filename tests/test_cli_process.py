@@ -93,6 +93,21 @@ def test_a_signal_ends_a_run_in_order(start: Start, number: signal.Signals, code
     assert "Traceback" not in err
 
 
+def test_exit_codes_count_under_a_parent_that_ignores_its_children(start: Start, project: Path) -> None:
+    (project / ".loops" / "three.yaml").write_text(
+        "name: three\ndescription: For a test.\nscope: [v/]\ninitial: a\nstates:\n"
+        "  a: {action: 'exit 3', evaluate: {type: classify}, route: {_: done, error: failed}}\n"
+        "  done: {terminal: true}\n  failed: {terminal: true}\n"
+    )
+    shell = f"import os, signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv({sys.executable!r}, "
+    argv = [sys.executable, "-m", "ll_loop", "run", "three", "--json"]
+    done = subprocess.run([sys.executable, "-c", f"{shell}{argv!r})"], cwd=project, capture_output=True, text=True)
+    run_id = json.loads(done.stdout)["runs"][0]["run_id"]
+    records = (project / ".loops" / "runs" / run_id / "events.jsonl").read_text().splitlines()
+    codes = [record["exit_code"] for line in records if (record := json.loads(line))["event"] == "action_complete"]
+    assert codes == [3]
+
+
 def test_a_second_signal_ends_it_at_once(start: Start) -> None:
     process = start("stubborn", "--events", "--grace", "50")
     wait_for_line(process, '"line": "asleep"')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 
 
@@ -11,6 +12,7 @@ def main() -> None:
     """Run the command line and end the process with its exit code."""
     gc.set_threshold(20_000)  # loading modules makes no garbage, and looking for it takes a twentieth of the start
     _occupy_standard_streams()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where a parent has it ignored, exit codes would be lost
     try:
         from .cli import border  # here, so that a Ctrl-C in these first milliseconds is no traceback either
 

@@ -60,6 +60,8 @@ from .worktree import Worktrees
 
 InDoubt = OnResume | Mapping[str, OnResume]
 """What to do with actions that were cut off: one word for all, or one by run id."""
+TICK = 0.2
+"""Seconds between two wake-ups of an event loop that is somebody else's: a notebook's interrupt wakes nobody."""
 CLOSING = 10.0
 """Seconds that closing one run's books may take after its children have ended."""
 
@@ -178,6 +180,9 @@ class Session:
         with self._spawner if self._subreaper else nullcontext():
             async with anyio.create_task_group() as self._services:
                 self._services.start_soon(self._saver.serve)
+                ticking = anyio.CancelScope()
+                if not self._subreaper:
+                    self._services.start_soon(_tick, ticking)
                 try:
                     async with anyio.create_task_group() as self._tasks:
                         try:
@@ -189,6 +194,7 @@ class Session:
                             self._tasks.cancel_scope.cancel()
                 finally:
                     self._tasks = None
+                    ticking.cancel()
                     self._control.close()
                     self._saver.close()
                     self.bus.close()
@@ -609,6 +615,12 @@ class Session:
             handle.folder.mkdir(parents=True, mode=0o700, exist_ok=True)
             text = handle.secrets.text("".join(traceback.format_exception(error)))
             files.replace_text(handle.folder / "internal-error.log", text)
+
+
+async def _tick(until: anyio.CancelScope) -> None:
+    with until:
+        while True:  # noqa: ASYNC110 - to wake up is all that it is for
+            await anyio.sleep(TICK)
 
 
 def _paths(loop: Loop, context: Mapping[str, Any], base: Path) -> tuple[str, ...]:
