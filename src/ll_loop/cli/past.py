@@ -68,7 +68,7 @@ def _resume_hint(found: Sequence[Record], where: Path) -> str:
     """What `ll-loop resume` would do now, if anything."""
     if any(entry["pid"] for entry in found):
         return ""
-    unfinished = [run for run in api.history(where) if run.is_resumable and not run.is_capped]
+    unfinished = [run for run in api.history(where) if run.is_resumable and not run.is_capped and not run.parent]
     if not unfinished:
         return "no run is under way; `ll-loop history` lists those that are over"
     count = sum(run.batch == unfinished[0].batch for run in unfinished)

@@ -14,7 +14,7 @@ from .. import api
 from ..api import Errand, Request, Resumption, RunHandle, Session
 from ..core.model import State, SubLoop
 from ..core.nearest import nearest
-from ..errors import UsageError
+from ..errors import RefusedError, UsageError
 from .asking import Keyboard, is_somebody_there
 from .complaints import mention
 from .doubting import decide
@@ -201,6 +201,10 @@ def starter_of(errand: Errand) -> Callable[[Session], list[RunHandle]]:
 async def _leave(errand: Errand, wishes: Wishes) -> int:
     if wishes.events:
         raise UsageError("--events shows what happens, --background does not wait", hint="use `ll-loop logs -f --json`")
+    if os.environ.get("LL_LOOP_RUN_ID"):
+        raise RefusedError(
+            "inside an action, a run in the background would end with that action", hint="leave --background out"
+        )
     report = await api.start_in_background(errand)
     code = int(report["exit_code"])
     if wishes.as_json:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import resource
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -38,7 +38,7 @@ Sweep = Callable[[Foreign], Awaitable[bool]]
 
 
 class Admission:
-    """The doorkeeper of a session. `inherited` are the runs of whose actions this process is a part.
+    """The doorkeeper of a session. `inherited` are the runs of whose actions this process is a part, outermost first.
 
     `sweep` ends what a killed run left at work: False if another process is about to do that. `patience` is how many
     seconds a run waits for other processes unless its request says it; for those of its own it waits without limit.
@@ -49,14 +49,14 @@ class Admission:
         locks: Locks,
         mirror: Mirror,
         jobs: int | None,
-        inherited: Iterable[str],
+        inherited: Sequence[str],
         sweep: Sweep,
         patience: float,
     ) -> None:
         self._locks = locks
         self._mirror = mirror
         self._slots = _Slots(affordable(jobs))
-        self._inherited = frozenset(inherited)
+        self._inherited = tuple(inherited)
         self._sweep = sweep
         self._patience = patience
 
@@ -148,19 +148,23 @@ class Admission:
     async def _one_claim(self, handle: RunHandle) -> Foreign | None:
         name, singleton = handle.loop.name, handle.loop.singleton
         return await self._mirror.claim(
-            handle.run_id, name, handle.paths, singleton, derived_from=self._inherited, waits=_queues(handle)
+            handle.run_id, name, handle.paths, singleton, derived_from=frozenset(self._inherited), waits=_queues(handle)
         )
 
     def _refuse_to_wait(self, handle: RunHandle, foreign: Foreign) -> None:
         held = f"the scope of {handle.loop.name} is held: {foreign}"
         if not _queues(handle):
             raise RefusedError(held, hint=HINT)
-        if handle.request.queue_timeout is None and self._is_nested():
+        if handle.request.queue_timeout is None and self._must_not_wait(handle, foreign):
             raise RefusedError(held, hint=NESTED_HINT)
 
-    def _is_nested(self) -> bool:
-        """Whether a run that this process is a part of holds something: one that holds never waits for more."""
-        return bool(self._inherited) and any(lock.run_id in self._inherited for lock in self._mirror.holders())
+    def _must_not_wait(self, handle: RunHandle, foreign: Foreign) -> bool:
+        """Whether a run that this process is a part of holds something: one that holds never waits for more.
+
+        Within what it holds there are only calls from within its own actions, and those may wait for each other.
+        """
+        above = self._mirror.holder_among(self._inherited[::-1])
+        return above is not None and not (above.covers(handle.paths) and above.covers(foreign.scope))
 
 
 def _named(ticket: Ticket) -> str:

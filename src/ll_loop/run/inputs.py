@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from msgspec.structs import asdict
 from ..core.context import Namespaces, initial_context, missing_inputs, told_missing
 from ..core.model import Loop, Wishes
 from ..core.template import TemplateError, render
-from ..errors import NotFoundError, Problem
+from ..errors import NotFoundError, Problem, RefusedError
 from ..files.config import Config
 from ..files.program import read_program
 from ..files.settings import Hitl
@@ -107,6 +108,28 @@ def own_sources(checkout: Path, env: Mapping[str, str]) -> dict[str, str]:
     if not (src.is_dir() and (checkout / "pyproject.toml").exists()):
         return {}
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(src), env.get("PYTHONPATH")]))}
+
+
+SHIM = Path(__file__).parent / "shim"
+"""A folder with `ll-loop` alone: the engine that runs the action which calls it."""
+DEEPEST = 3
+"""How many calls of ll-loop may lie within one another's actions, below the outermost."""
+
+
+def nesting_of(env: Mapping[str, str], above: Sequence[str], run_id: str, *, limited: bool) -> dict[str, str]:
+    """What makes an `ll-loop` in an action of the run a part of it; it has one slot if slots are `limited`."""
+    path = os.pathsep.join([str(SHIM), env.get("PATH") or os.defpath])
+    own = {"LL_LOOP_RUN_ID": run_id, "LL_LOOP_RUN_IDS": " ".join((*above, run_id)), "PATH": path}
+    return {**own, "LL_PYTHON": sys.executable, **({"LL_LOOP_JOBS": "1"} if limited else {})}
+
+
+def refuse_depth(above: Sequence[str]) -> None:
+    """RefusedError if this process is too deep within the actions of other runs to start one."""
+    if len(above) > DEEPEST:
+        raise RefusedError(
+            f"calls of ll-loop within actions are {len(above)} deep, and may be {DEEPEST}",
+            hint=f"does a loop call itself? The runs above: {', '.join(above)}",
+        )
 
 
 def runs_above(env: Mapping[str, str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from . import procs
 from .files import STARVED
+from .locks import components
 from .procs import Identity
 
 GATE = ".acquire.lock"
@@ -51,6 +52,11 @@ class Foreign(Struct, frozen=True):
     is_ours: bool = False
     killed: bool = False
     place: int = 0
+
+    def covers(self, paths: Iterable[str]) -> bool:
+        """Whether these absolute paths lie in its scope."""
+        within = [components(path) for path in self.scope]
+        return all(any(components(path)[: len(one)] == one for one in within) for path in paths)
 
     def __str__(self) -> str:
         if self.pid == 0:

@@ -162,6 +162,11 @@ class Mirror:
         """Every lock that counts at this moment, our own included, by file name. Changes nothing."""
         return [lock for lock in found_in(self._dir, ()) if not lock.place and not why_void(lock)]
 
+    def holder_among(self, run_ids: Sequence[str]) -> Foreign | None:
+        """The lock of the first of these runs that has one."""
+        found = (read(self._dir / f"{run_id}{LOCK}") for run_id in run_ids)
+        return next((lock for lock in found if lock is not None), None)
+
     def void_locks(self) -> list[tuple[Foreign, str]]:
         """Every lock and every place that does not count any more, and why. Changes nothing."""
         return [(lock, reason) for lock in found_in(self._dir, ()) if (reason := why_void(lock))]

@@ -60,6 +60,11 @@ class StoredRun:
         return str(self.created["batch"])
 
     @property
+    def parent(self) -> str:
+        """The run whose action started it, empty if none did. When that goes on, its action starts another."""
+        return str(self.created.get("parent", ""))
+
+    @property
     def owner(self) -> Identity:
         """The process that last worked on it."""
         return identity_from(self._claim["owner"])
@@ -311,7 +316,7 @@ def failed_requests(
     `wanted` is a batch, or what `find_run` takes; without it, the last batch. What is `given` replaces what was asked
     for, and secrets come from `env`. NotFoundError if none failed, RefusedError if a secret is not there.
     """
-    stored = list(stored_runs(runs, run_ids(runs)))
+    stored = [run for run in stored_runs(runs, run_ids(runs)) if not run.parent]
     batch = (stored[-1].batch if stored else "") if wanted in (None, LATEST) else wanted
     chosen = [run for run in stored if run.batch == batch] or ([find_run(runs, wanted)] if wanted else [])
     failed = [run for run in chosen if run.is_over and run.status in FAILED and not run.is_resumable]
@@ -331,6 +336,8 @@ def _asked_again(run: StoredRun, env: Mapping[str, str]) -> Request:
 def _last_unfinished(runs: Path, raised: Collection[str]) -> list[StoredRun]:
     found: list[StoredRun] = []
     for run in stored_runs(runs, reversed(run_ids(runs))):
+        if run.parent:
+            continue
         if found and run.batch != found[0].batch:
             break
         if run.is_resumable and (not run.cap or run.cap in raised) and _is_whole(run):

@@ -7,7 +7,6 @@ of its own), the engine, and back out in the reverse order, whatever happens. On
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
@@ -38,7 +37,16 @@ from .engine import Clock, Engine
 from .foresight import doubts
 from .git import Gate
 from .handle import RunHandle
-from .inputs import exports_of, inputs_of, overrides_of, own_sources, runs_above, scope_of
+from .inputs import (
+    exports_of,
+    inputs_of,
+    nesting_of,
+    overrides_of,
+    own_sources,
+    refuse_depth,
+    runs_above,
+    scope_of,
+)
 from .journal import VERSION, Committer, as_read_back, now
 from .lockfile import Foreign
 from .locks import Locks, folds_case, normalise
@@ -125,6 +133,9 @@ class Session:
         self._mirror = Mirror(self.loops_dir / ".running", identity=self._identity, fold_case=fold, sweeps=True)
         self._tidied = False
         self._above = runs_above(self.env)
+        if self._above and "LL_LOOP_JOBS" in self.env:
+            jobs = 1  # the slot of the run above
+        self._limited = jobs is not None
         patience = self.config.loops.queue_wait_timeout_seconds
         self._admission = Admission(Locks(fold_case=fold), self._mirror, jobs, self._above, self._make_way, patience)
         self._grace = Grace(grace)
@@ -272,6 +283,7 @@ class Session:
     def prepare(self, request: Request) -> RunHandle:
         """Everything about a start that can be found wrong before anything happens: raises, or gives a handle."""
         check_numbers(request)
+        refuse_depth(self._above)
         overrides = overrides_of(request, self.config)
         if self._shared:
             overrides["shared"] = self._shared
@@ -293,8 +305,7 @@ class Session:
         return machine.with_overrides(self.library.load(request.name).loop, overrides)
 
     def _env_of(self, handle: RunHandle, cwd: Path) -> dict[str, str]:
-        above = " ".join((*self._above, handle.run_id))
-        own = {"LL_LOOP_RUN_ID": handle.run_id, "LL_LOOP_RUN_IDS": above, "LL_PYTHON": sys.executable}
+        own = nesting_of(self.env, self._above, handle.run_id, limited=self._limited)
         env = {**self.env, **own, **exports_of(handle.loop, handle.request)}
         return env if handle.worktree is None else env | own_sources(cwd, env)
 
@@ -325,6 +336,7 @@ class Session:
                 "env": env,
                 "batch": self.batch,
                 "index": handle.index,
+                **({"parent": self._above[-1]} if self._above else {}),
                 **({"withheld": withheld} if withheld else {}),
                 **self._claim(),
             },

@@ -1,0 +1,125 @@
+"""`ll-loop` within an action: a part of the run whose action it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import anyio
+import pytest
+
+from ll_loop import api
+from ll_loop.run.session import Session
+from projects import Project, appears
+
+ALONE = "mkdir inside || echo together >> seen; sleep 0.3; rmdir inside; echo {} >> ran"
+LIMIT = 60
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The sessions of these tests; the commands that their actions call run on the other backend."""
+    return "trio"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path / "project")
+
+
+async def test_it_is_the_engine_that_runs_the_action_whatever_else_is_installed(project: Project) -> None:
+    other = project.file("bin") / "ll-loop"
+    other.parent.mkdir()
+    other.write_text("#!/bin/sh\necho another\n")
+    other.chmod(0o755)
+    project.loop("outer", "ll-loop list > said; ll-loop run inner --quiet")
+    project.loop("inner", "true", scope="outer")
+    env = {**os.environ, "PATH": f"{other.parent}{os.pathsep}{os.environ['PATH']}", "LL_PYTHON": "/nowhere"}
+    async with Session(project.folder, env=env) as session:
+        outer = session.start("outer")
+    assert outer.status == "completed"
+    assert any(line.split()[0] == "inner" for line in project.lines("said") if line.split())
+    inner = api.history(project.folder, "inner")[0]
+    assert (inner.status, inner.parent) == ("completed", outer.run_id)
+
+
+async def test_calls_of_one_action_take_turns_within_its_scope_and_strangers_wait_for_it(project: Project) -> None:
+    call = "ll-loop run {} --queue --quiet &"
+    project.loop(
+        "outer", f"touch begun; {call.format('one')} {call.format('two')} wait; echo outer >> ran", scope="src"
+    )
+    project.loop("one", ALONE.format("one"), scope="src/a")
+    project.loop("two", ALONE.format("two"), scope="src")
+    project.loop("stranger", ALONE.format("stranger"), scope="src/a")
+    async with Session(project.folder) as session:
+        outer = session.start("outer")
+        await appears(project.file("begun"))
+        async with Session(project.folder) as elsewhere:
+            stranger = elsewhere.start("stranger")
+            with anyio.fail_after(LIMIT):
+                await stranger.wait()
+    assert (outer.status, stranger.status) == ("completed", "completed")
+    assert not project.file("seen").exists()
+    assert sorted(project.lines("ran")[:2]) == ["one", "two"]
+    assert project.lines("ran")[2:] == ["outer", "stranger"]
+
+
+async def test_calls_of_different_actions_do_not_wait_for_each_other_outside_of_what_their_runs_hold(
+    project: Project,
+) -> None:
+    """`one` may want what `two` holds, and the other way round."""
+    both = "ll-loop run one --queue --quiet & ll-loop run two --queue --quiet & wait"
+    project.loop("outer", both, scope="src")
+    for name, other in (("one", "two"), ("two", "one")):
+        cross = f"touch {name}.in; until test -e {other}.in; do sleep 0.02; done; ll-loop run {name}-more --queue"
+        project.loop(name, f"{cross} 2> {name}.said; echo $? > {name}.code", scope=f"src/{name}")
+        project.loop(f"{name}-more", "true", scope=f"src/{other}")
+    async with Session(project.folder) as session:
+        with anyio.fail_after(LIMIT):
+            await session.start("outer").wait()
+    codes = [project.lines("one.code")[0], project.lines("two.code")[0]]
+    assert "75" in codes
+    assert "does not wait for others" in project.file(f"{'one' if codes[0] == '75' else 'two'}.said").read_text()
+
+
+async def test_a_loop_that_calls_itself_comes_to_an_end(project: Project) -> None:
+    project.loop("deep", "ll-loop run deep --quiet 2>> said; echo $? >> codes", scope="src")
+    async with Session(project.folder) as session:
+        with anyio.fail_after(LIMIT):
+            await session.start("deep").wait()
+    assert len(project.run_folders()) == 4
+    assert project.lines("codes") == ["75", "0", "0", "0"]
+    assert "calls of ll-loop within actions are 4 deep, and may be 3" in project.file("said").read_text()
+
+
+async def test_runs_of_a_call_share_the_slot_of_the_run_above(project: Project) -> None:
+    project.loop("outer", "ll-loop run-many one two --quiet", scope="src")
+    for name in ("one", "two"):
+        project.loop(name, ALONE.format(name), scope=name)
+    async with Session(project.folder, jobs=2) as session:
+        with anyio.fail_after(LIMIT):
+            await session.start("outer").wait()
+    assert (sorted(project.lines("ran")), project.file("seen").exists()) == (["one", "two"], False)
+
+
+async def test_a_resume_goes_on_with_the_run_above_and_not_with_what_it_had_called(project: Project) -> None:
+    project.loop("outer", "test -e go && exit; ll-loop run inner --quiet", scope="src")
+    project.loop("inner", "touch begun; sleep 60", scope="src")
+    async with Session(project.folder, grace=2) as session:
+        outer = session.start("outer")
+        with anyio.fail_after(LIMIT):
+            await appears(project.file("begun"))
+        outer.cancel()
+    project.file("go").touch()
+    async with Session(project.folder) as session:
+        assert [run.run_id for run in api.resume(session)] == [outer.run_id]
+
+
+async def test_nothing_of_an_action_can_be_left_to_the_background(project: Project) -> None:
+    project.loop("outer", "ll-loop run inner -b 2> said; echo $? > code", scope="src")
+    project.loop("inner", "true", scope="src")
+    async with Session(project.folder) as session:
+        with anyio.fail_after(LIMIT):
+            await session.start("outer").wait()
+    assert project.lines("code") == ["75"]
+    assert "a run in the background would end with that action" in project.file("said").read_text()
