@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import anyio
 import pytest
 
+from ll_loop.api import history
 from ll_loop.core.effects import Values
 from ll_loop.errors import DefinitionError
 from ll_loop.files.library import Library
@@ -35,6 +40,32 @@ async def test_values_and_captures_reach_an_action_as_variables(project: Project
     (project.loops / "a.yaml").write_text(text.replace("    next: s2\n", "    next: s2\n    capture: c\n"))
     assert (await run(project, "a")).exit_code == 0
     assert project.lines("out") == ["it's $HOME, 2, one 3"]
+
+
+@pytest.mark.parametrize(("value", "data"), [("a\udcffb", b"a\xffb"), ("\ud800", b"\xed\xa0\x80"), ("\0x", b"x")])
+@pytest.mark.parametrize("large", [False, True])
+async def test_a_value_that_is_no_utf_8_reaches_actions_as_it_came(
+    project: Project, value: str, data: bytes, large: bool
+) -> None:
+    shown = 'if test "$LL_CTX_odd_FILE"; then cat "$LL_CTX_odd_FILE"; else printf %s "$LL_CTX_odd"; fi > out'
+    project.loop("a", shown, "printf %s '${context.odd}' > pasted; cat pasted")
+    odd = value * (EACH if large else 1)
+    result = await run(project, "a", odd=odd, **{"k\ud800": odd})
+    assert result.exit_code == 0
+    assert project.file("out").read_bytes() == data * (EACH if large else 1)
+    if "\0" not in value:
+        assert project.file("pasted").read_bytes() == data * (EACH if large else 1)
+    state = json.loads((project.runs / result.run_id / "state.json").read_bytes())
+    assert state["status"] == "completed"
+    assert history(project.folder)[0].status == "completed"
+
+
+def test_bytes_of_the_command_line_are_passed_on(project: Project) -> None:
+    project.loop("a", "printf %s '${context.odd}' > out")
+    argv = [sys.executable, "-m", "ll_loop", "run", "a", "--json", "--context", os.fsdecode(b"odd=\xff\xfe")]
+    done = subprocess.run(argv, cwd=project.folder, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, json.loads(done.stdout)["exit_code"]) == (0, 0), done.stderr
+    assert project.file("out").read_bytes() == b"\xff\xfe"
 
 
 async def test_a_large_value_comes_as_a_private_file_that_goes_with_the_run(project: Project) -> None:

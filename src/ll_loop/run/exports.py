@@ -19,6 +19,7 @@ from msgspec import Struct, field
 
 from ..core.effects import Values
 from ..core.variables import leaves
+from . import files
 
 EACH = 32 << 10
 TOTAL = 256 << 10
@@ -81,7 +82,7 @@ class Exports:
     def _made(self, values: Values) -> Environment:
         made = Environment(room=self._room)
         for name, text in values.named.items():
-            self._add_named(made, name, _encoded(text))
+            self._add_named(made, name, _as_variable(text))
         if self._context.source is not values.context:
             self._context = _piece(values.context, leaves("context", values.context))
         captures = {name: self._capture(name, value) for name, value in values.captured.items()}
@@ -155,7 +156,7 @@ class Exports:
 def _piece(source: Mapping[str, Any], found: Iterable[tuple[str, str]]) -> _Piece:
     piece = _Piece(source)
     for name, text in found:
-        data = _encoded(text)
+        data = _as_variable(text)
         if len(data) > EACH:
             piece.large[name] = data
         else:
@@ -164,9 +165,5 @@ def _piece(source: Mapping[str, Any], found: Iterable[tuple[str, str]]) -> _Piec
     return piece
 
 
-def _encoded(text: str) -> bytes:
-    try:
-        data = text.encode(errors="surrogateescape")
-    except UnicodeEncodeError:  # half of a pair, as JSON may hold it
-        data = text.encode(errors="surrogatepass")
-    return data.replace(b"\0", b"")
+def _as_variable(text: str) -> bytes:
+    return files.to_bytes(text).replace(b"\0", b"")

@@ -57,6 +57,14 @@ def as_known(error: Exception) -> Exception:
     return error
 
 
+def to_bytes(text: str) -> bytes:
+    """The bytes of a text: those that are no UTF-8 as they came, and half of a pair, as JSON may hold it, as it is."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(errors="surrogatepass")
+
+
 def replace_text(path: Path, text: str) -> None:
     """Put `text` in the place of a file, all at once: readers see the old text or the new one."""
     temporary = f"{path}.{secrets.token_hex(4)}.tmp"

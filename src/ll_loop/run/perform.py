@@ -284,7 +284,7 @@ class Actions:
         caller = Caller(self._spawner, self._cwd, self._env, self._marker, self._grace)
         try:
             done = await caller.call(action, partial(hearer.raw, "stderr"), self._note_child)
-            hearer.raw("stdout", done.output.encode(errors="surrogateescape"))
+            hearer.raw("stdout", files.to_bytes(done.output))
             hearer.lines(done.output.splitlines())
         finally:
             hearer.close()
@@ -331,7 +331,7 @@ class Script:
             os.ftruncate(self._fd, 0)
             os.lseek(self._fd, 0, os.SEEK_SET)
             self._text = ""
-            _write_all(self._fd, text.encode(errors="surrogateescape"))
+            _write_all(self._fd, files.to_bytes(text))
             self._text = text
         return self.path
 

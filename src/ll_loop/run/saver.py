@@ -62,4 +62,7 @@ def _text(document: dict[str, Any]) -> str:
         text = json.dumps(document, ensure_ascii=False, allow_nan=False, default=plain)
     except (ValueError, TypeError):  # a number or a key that JSON does not know
         text = json.dumps(finite(document), ensure_ascii=False, default=plain)
-    return msgspec.json.format(text, indent=1)
+    try:
+        return msgspec.json.format(text, indent=1)
+    except UnicodeEncodeError:  # a value that is no UTF-8
+        return json.dumps(json.loads(text), indent=1)
