@@ -653,6 +653,39 @@ def test_a_diagram_is_ascii_where_the_terminal_is(ll: Ll, monkeypatch: pytest.Mo
     assert "> bump" in shown
 
 
+@pytest.mark.parametrize(
+    ("facet", "there", "gone"),
+    [
+        (["--diagram-edge-labels", "off"], ["→ bump", "─┬──"], ["yes", "no"]),
+        (["--diagram-state-detail", "title"], ["→ bump", "yes"], ["$ "]),
+        (["--diagram-state-detail", "full"], ["→ bump", "$ echo", "exit 3"], []),
+        (["--diagram-scope", "main"], ["→ bump", "done ◉", "│ mend"], ["broken"]),
+        (["--diagram"], ["broken", "error"], ["exit 3"]),
+    ],
+)
+def test_a_diagram_shows_as_much_as_is_asked_for(
+    ll: Ll, project: Path, facet: list[str], there: list[str], gone: list[str]
+) -> None:
+    states = """
+      bump: {action: "echo one\\nexit 3", on_yes: done, on_no: mend, on_error: broken}
+      mend: {action: "true", next: bump}
+      broken: {terminal: true, failure: true}
+      done: {terminal: true}
+    """
+    write(project, "ways.yaml", f"name: ways\ninitial: bump\nstates:{states}")
+    shown = ll("show", "ways", *facet)
+    assert shown.code == 0
+    for part in there:
+        assert part in shown.out
+    for part in gone:
+        assert part not in shown.out
+
+
+def test_facets_are_of_the_diagram_only(ll: Ll) -> None:
+    assert ll("show", "counter", "--mermaid", "--diagram-scope", "main").code == 64
+    assert ll("show", "counter", "--json", "--diagram-scope", "main").code == 64
+
+
 @pytest.mark.parametrize("form", ["--diagram", "--mermaid"])
 def test_a_picture_has_no_json_form(ll: Ll, form: str) -> None:
     refused = ll("show", "counter", form, "--json")

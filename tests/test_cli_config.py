@@ -86,6 +86,18 @@ def test_a_wrong_configuration_ends_every_other_command(ll: Ll, tmp_path: Path, 
     assert err == ".ll/ll-config.json:1:2: not JSON: expecting property name enclosed in double quotes\n"
 
 
+def test_a_run_counts_the_warnings_that_validate_tells(ll: Ll, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = "  ask: {action_type: prompt, action: x, model_hint: coding, on_yes: done, on_no: done, on_partial: done}\n"
+    write(tmp_path, ".loops/a.yaml", LOOP.replace("on_no: done", "on_no: ask") + ask)
+    told = {}
+    for host in ("claude-code", "opencode"):
+        monkeypatch.setenv("LL_HOST_CLI", host)
+        told[host] = len(json.loads(ll("validate", "a", "--json").out)["violations"])
+        first = ll("run", "a").err.splitlines()[0]
+        assert first.startswith(f"{told[host]} warning") or not told[host]
+    assert told["opencode"] == told["claude-code"] + 1
+
+
 def test_a_run_says_once_that_the_configuration_has_warnings(ll: Ll, tmp_path: Path) -> None:
     configure(tmp_path, loops={"loop_dir": "x"})
     code, _, err = ll("run", "a")

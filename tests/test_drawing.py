@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from ll_loop.core.cells import cells
 from ll_loop.core.diagram import edges
 from ll_loop.core.drawing import draw
+from ll_loop.core.facets import Facets, main_part
 from ll_loop.core.model import CURRENT, Loop, Routes, Shell, State, SubLoop
 from ll_loop.files.library import Library, bundled_loops
 from loops_gen import family
@@ -164,6 +167,17 @@ def test_ends_failures_sub_loops_and_handlers_can_be_told_apart() -> None:
     text = "\n".join(draw(Loop("x", "call", {s.name: s for s in states}, on_max_steps="tell"), 80))
     for part in ("→ call", "loop kid", "(at max_steps)", "done ◉", "failed ✗"):
         assert part in text
+
+
+@pytest.mark.parametrize("detail", ["title", "line", "full"])
+@pytest.mark.parametrize("labels", [True, False])
+def test_lines_lead_where_the_loop_goes_whatever_is_shown(detail: Any, labels: bool) -> None:
+    loop = loop_of(shell("a", yes="done", no="b", error="c"), shell("b", yes="a", no="c"), shell("c", yes="done"), DONE)
+    facets = Facets(labels=labels, detail=detail)
+    assert _reaches(draw(loop, 70, facets=facets), loop)
+    main = main_part(loop)
+    assert _reaches(draw(loop, 70, facets=replace(facets, scope="main")), main)
+    assert set(main.states) == {"a", "b", "c", "done"}
 
 
 def test_a_plain_diagram_holds_nothing_but_ascii() -> None:

@@ -40,6 +40,7 @@ OF_CORE_FOR_CLI = frozenset(
         "hosts",
         "cells",
         "drawing",
+        "facets",
         "nearest",
     }
 )

@@ -212,15 +212,31 @@ async def config(show_origin: bool, as_json: bool, project: Path | None) -> int:
 @click.command()
 @click.argument("name")
 @click.option("--diagram", "form", flag_value="diagram", help="Draw it; no wider than the terminal.")
+@click.option("--diagram-edge-labels", "labels", type=click.Choice(["on", "off"]), help="With labels, or without.")
+@click.option(
+    "--diagram-state-detail",
+    "detail",
+    type=click.Choice(["title", "line", "full"]),
+    help="Of each state its name, the first line of what it does, or all.",
+)
+@click.option(
+    "--diagram-scope",
+    "scope",
+    type=click.Choice(["main", "full"]),
+    help="All ways, or those of `yes`, `no`, `next` and verdicts of its own.",
+)
 @click.option("--mermaid", "form", flag_value="mermaid", help="Print a Mermaid state diagram.")
 @click.option("--resolved", "form", flag_value="resolved", help="Print it as YAML with all that it takes from others.")
 @options.as_json
 @options.project
-async def show(name: str, form: str | None, as_json: bool, project: Path | None) -> int:
+async def show(name: str, form: str | None, as_json: bool, project: Path | None, **facets: str | None) -> int:
     """Show what a loop is made of."""
     from . import look
 
-    return look.show(name, form, as_json, project)
+    given: dict[str, Any] = {key: value for key, value in facets.items() if value is not None}
+    if "labels" in given:
+        given["labels"] = given["labels"] == "on"
+    return look.show(name, form, given, as_json, project)
 
 
 @click.command(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -92,8 +93,15 @@ def _catalogue(entries: Sequence[Entry], *, colour: bool) -> Iterator[str]:
 # --- show --------------------------------------------------------------------------------------------------
 
 
-def show(name: str, form: str | None, as_json: bool, project: Path | None) -> int:
-    """Print what a loop is made of: as text, or in one of the forms `diagram`, `mermaid` and `resolved`."""
+def show(name: str, form: str | None, facets: Mapping[str, Any], as_json: bool, project: Path | None) -> int:
+    """Print what a loop is made of: as text, or in one of the forms `diagram`, `mermaid` and `resolved`.
+
+    `facets` are those of `core.facets.Facets` that are given: they ask for the diagram.
+    """
+    if facets:
+        if form not in (None, "diagram"):
+            raise UsageError(f"--diagram-… says how `--diagram` looks, not `--{form}`")
+        form = "diagram"
 
     library = library_of(project)
     if as_json and form in ("diagram", "mermaid"):
@@ -106,9 +114,11 @@ def show(name: str, form: str | None, as_json: bool, project: Path | None) -> in
     if form == "mermaid":
         say(diagram.mermaid(loop).rstrip())
     elif form == "diagram":
-        from ..core import drawing  # only here
+        from ..core.drawing import draw  # only here
+        from ..core.facets import Facets
 
-        say(*drawing.draw(loop, (look.width or UNBOUNDED) - 1, plain=look.glyphs == ASCII))
+        width = (look.width or UNBOUNDED) - 1
+        say(*draw(loop, width, plain=look.glyphs == ASCII, facets=Facets(**facets)))
     elif as_json:
         say(text_of(loop_to_json(loop)))
     else:

@@ -7,18 +7,22 @@ right. Ways to the same target share their lines. Where there is no room for tha
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
 from .cells import cells, cut, pad
 from .diagram import edges, label_words
+from .facets import Facets, main_part
 from .layers import rows_of, split
 from .model import CURRENT, HumanApproval, Learning, Loop, McpTool, Nothing, Prompt, Shell, State, SubLoop
 from .wires import Canvas, lanes_for, to_ascii, tracks_for
 
 GAP = 3
 DETAIL = 30
+WHOLE = 60
+_ALL = Facets()
 LEAST = 12
 """Columns below which a box says nothing."""
 
@@ -56,12 +60,13 @@ class _Net(Struct, frozen=True):
         return min(columns), max(columns)
 
 
-def draw(loop: Loop, width: int, *, plain: bool = False) -> list[str]:
+def draw(loop: Loop, width: int, *, plain: bool = False, facets: Facets = _ALL) -> list[str]:
     """The lines of the diagram, none longer than `width` columns; `plain` uses nothing but ASCII."""
+    loop = main_part(loop) if facets.scope == "main" else loop
     room = width
     lines: list[str] | None = None
     while room >= LEAST and lines is None:
-        drawing = _Drawing(loop, room)
+        drawing = _Drawing(loop, room, facets)
         excess = drawing.width - width
         if excess <= 0:
             lines = drawing.lines()
@@ -74,8 +79,8 @@ def draw(loop: Loop, width: int, *, plain: bool = False) -> list[str]:
 class _Drawing:
     """Boxes no wider than `room`, and the lanes beside them."""
 
-    def __init__(self, loop: Loop, room: int) -> None:
-        self.boxes = {state.name: _box(state, loop, room - 2) for state in loop.states.values()}
+    def __init__(self, loop: Loop, room: int, facets: Facets) -> None:
+        self.boxes = {state.name: _box(state, loop, room - 2, facets) for state in loop.states.values()}
         targets = {name: [port.target for port in box.ports] for name, box in self.boxes.items()}
         widths = {name: box.width for name, box in self.boxes.items()}
         self.rows = split(rows_of(targets, loop.initial), widths, room, GAP)
@@ -219,14 +224,15 @@ class _Drawing:
 # --- boxes -----------------------------------------------------------------------------------------------------
 
 
-def _box(state: State, loop: Loop, most: int) -> _Box:
-    ports, lines = _ports(state, loop)
+def _box(state: State, loop: Loop, most: int, facets: Facets) -> _Box:
+    ports, lines = _ports(state, loop, labels=facets.labels)
     title = f"{'→ ' if state.name == loop.initial else ''}{state.name}{_mark(state)}"
-    lines = [title, *(line for line in (_detail(state), *_handles(state.name, loop)) if line), *lines]
+    lines = [title, *_details(state, facets), *_handles(state.name, loop), *lines]
+    widest = WHOLE if facets.detail == "full" else DETAIL
     if ports:
         longest = (most - 1) // len(ports) - 4
         ports = [_Port(cut(port.label, longest), port.target) for port in ports]
-    wanted = max(cells(title) + 2, min(DETAIL, max(map(cells, lines))) + 2, sum(cells(p.label) + 4 for p in ports) + 1)
+    wanted = max(cells(title) + 2, min(widest, max(map(cells, lines))) + 2, sum(cells(p.label) + 4 for p in ports) + 1)
     needs = sum(max(1, cells(port.label)) + 4 for port in ports) + 1
     inner = max(min(wanted, most), needs)
     return _Box(state.name, [cut(line, inner - 2) for line in lines], ports, inner + 2)
@@ -234,6 +240,16 @@ def _box(state: State, loop: Loop, most: int) -> _Box:
 
 def _mark(state: State) -> str:
     return (" ✗" if state.failure else " ◉") if state.terminal else ""
+
+
+def _details(state: State, facets: Facets) -> list[str]:
+    if facets.detail == "full" and state.template:
+        mark, _, first = _detail(state).partition(" ")
+        words = "\n".join(_printable(line) for line in state.template.splitlines() if line.strip()) or first
+        wrapped = (part for line in words.split("\n") for part in textwrap.wrap(line, WHOLE - 2))
+        return [f"{' ' if index else mark} {line}" for index, line in enumerate(wrapped)]
+    detail = "" if facets.detail == "title" else _detail(state)
+    return [detail] if detail else []
 
 
 def _detail(state: State) -> str:
@@ -265,27 +281,32 @@ def _handles(name: str, loop: Loop) -> Iterator[str]:
 
 def _first_line(text: str) -> str:
     words = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
-    return " ".join("".join(c if c.isprintable() else " " for c in words).split())
+    return _printable(words)
 
 
-def _ports(state: State, loop: Loop) -> tuple[list[_Port], list[str]]:
+def _printable(line: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in line).split())
+
+
+def _ports(state: State, loop: Loop, *, labels: bool) -> tuple[list[_Port], list[str]]:
     """The ways out to other states, and a line each for those that lead nowhere that can be drawn."""
-    labels: dict[str, list[str]] = {}
+    ways: dict[str, list[str]] = {}
     for label, target in edges(state):
-        labels.setdefault(state.name if target == CURRENT else target, []).append(label_words(label))
+        ways.setdefault(state.name if target == CURRENT else target, []).append(label_words(label))
     ports, lines = [], []
-    for target, words in labels.items():
+    for target, words in ways.items():
+        label = "/".join(words) if labels else ""
         if target == state.name:
-            lines.append(f"↺ {'/'.join(words)}")
+            lines.append(f"↺ {label}".rstrip())
         elif target in loop.states:
-            ports.append(_Port("/".join(words), target))
+            ports.append(_Port(label, target))
         else:
-            lines.append(f"{'/'.join(words)} → {_first_line(target)}")
+            lines.append(f"{label} → {_first_line(target)}".lstrip())
     return ports, lines
 
 
 def _bottom(box: _Box) -> str:
-    ways = "".join(f"─┬ {port.label} " for port in box.ports)
+    ways = "".join(f"─┬ {port.label} " if port.label else "─┬──" for port in box.ports)
     return f"└{ways}{'─' * (box.width - 2 - cells(ways))}┘"
 
 

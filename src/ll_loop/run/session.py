@@ -30,6 +30,7 @@ from ..files.config import Config, load_config
 from ..files.library import Library
 from . import best_effort, files, procs, rebuild, recovery, sweep
 from .admission import Admission
+from .asking import known_hints
 from .bus import Bus, Reader
 from .circuit import Circuit
 from .control import Control
@@ -126,6 +127,8 @@ class Session:
         self._purse = Purse(self.handles)
         self._prepared = 0
         self.env = {**self.config.environment, **os.environ} if env is None else dict(env)
+        if library is None:
+            self.library.model_hints = known_hints(self.env, self.config.orchestration)
         self._random = Random(seed)
         self._identity = procs.own_identity()
         self._ancestors = procs.ancestors(self._identity.pid)
