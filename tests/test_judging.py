@@ -162,6 +162,15 @@ def test_every_pair_of_a_contract_must_hold() -> None:
     assert verdict(step(case("contract", keys={"pairs": []}), ())).word == "error"
 
 
+def test_an_unreadable_answer_about_a_pair_is_asked_for_once_more() -> None:
+    both = case("contract", keys={"pairs": [*PAIRS, {"producer": "c", "consumer": "d"}]})
+    sides, yes = [Probed("x"), Probed("y")], says(verdict="yes", confidence=1, reason="")
+    assert "could not be read" in question(step(both, [*sides, writes("hm")])).prompt
+    assert verdict(step(both, [*sides, writes("hm"), yes, *sides, yes])).word == "yes"
+    found = verdict(step(both, [*sides, writes("hm"), writes("hm"), *sides, yes]))
+    assert [result["verdict"] for result in found.details["pair_results"]] == ["error", "yes"]
+
+
 # --- blind comparison ----------------------------------------------------------------------------------------
 
 
@@ -195,6 +204,18 @@ def test_sides_that_are_equally_good_tie_and_a_failed_judge_counts_for_neither()
     both = says(verdict_a="yes", verdict_b="yes", reason="both")
     assert verdict(step(duel(), [Probed("OLD"), both])).word == "tie"
     assert verdict(step(duel(), [Probed("OLD"), fails("down")])).word == "tie"
+
+
+def test_an_unreadable_comparison_is_asked_for_once_more_with_the_same_sides() -> None:
+    twice = duel(min_pairs=2)
+    first = question(step(twice, [Probed("OLD")]))
+    again = question(step(twice, [Probed("OLD"), writes("hm")]))
+    assert again.prompt.startswith(first.prompt)
+    second = question(step(twice, [Probed("OLD"), writes("hm"), writes("hm again")]))
+    assert "could not be read" not in second.prompt
+    both = says(verdict_a="yes", verdict_b="yes", reason="both")
+    found = verdict(step(twice, [Probed("OLD"), writes("hm"), both, both]))
+    assert (found.word, found.details["harness_wins"], found.details["min_pairs"]) == ("tie", 2, 2)
 
 
 def test_without_a_baseline_there_is_none_or_it_is_made() -> None:

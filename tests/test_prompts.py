@@ -230,3 +230,12 @@ async def test_who_may_not_wait_so_long_gives_up_at_once_and_tells_others(projec
     assert result.final_state == "done"
     assert only(records, "rate_limit_exhausted")[0]["total_wait_seconds"] == 0
     assert (project.loops / "tmp" / "rate-limit-circuit.json").exists()
+
+
+async def test_prompts_go_through_the_host_whatever_the_request_path(project: Project) -> None:
+    one = prompt("text x", "result in=1 out=1", more="request_path: batch\nnext: b\n")
+    write(project, one + one.replace("a:", "b:", 1).replace("next: b", "next: done"))
+    result, records = await run(project)
+    assert result.status == "completed"
+    [told] = only(records, "request_path_downgrade")
+    assert told["requested"] == "batch"

@@ -35,6 +35,14 @@ def session_continuity(subject: Subject) -> Findings:
             yield Finding(state.steps("session_mode"), message, "say `session_mode: fresh` for this state", at)
 
 
+def request_path_downgraded(subject: Subject) -> Findings:
+    for state in subject:
+        path = state.data.get("request_path")
+        if path in ("sdk", "batch"):
+            message = f"state `{state.name}`: `request_path: {path}` goes through the agent host all the same"
+            yield Finding(state.steps("request_path"), message, "this version sends no requests of its own")
+
+
 def guard_word(key: str, *allowed: str) -> Callable[[Subject], Findings]:
     """A rule: the guard `key`, of the loop or of a state, is one of the words `allowed`."""
     hint = f"use {', '.join(allowed[:-1])} or {allowed[-1]}"

@@ -118,6 +118,7 @@ RULES: tuple[Rule, ...] = (
     Rule("state.effort-ignored", "warning", states.ignored("effort")),
     Rule("state.effort", "warning", words.effort),
     Rule("state.request-path", "warning", words.request_path),
+    Rule("state.request-path-cli", "warning", agents.request_path_downgraded),
     Rule("state.session-mode", "warning", words.session_mode),
     Rule("state.params-not-mcp", "error", each(states.params_not_mcp)),
     Rule("state.scopes-unknown", "error", each(states.scopes_unknown)),

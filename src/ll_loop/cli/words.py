@@ -128,6 +128,7 @@ _NOTES: Mapping[str, Words] = {
     "learning_target_stale": lambda r: f"{r['state']}: {r['target']} is {r['cause']}, exploring",
     "learning_blocked": lambda r: f"{r['state']}: {r['target']} blocks, {r['reason'].replace('_', ' ')}",
     "handoff_detected": lambda r: f"{r['state']}: hands over to a later session",
+    "request_path_downgrade": lambda r: f"`request_path: {r['requested']}` goes through the agent host: {r['reason']}",
     "handoff_spawned": lambda r: f"{r['state']}: successor {r['successor']} of {r['of']} takes over",
     "tamper_detected": lambda r: f"{r['state']}: changed tests: {', '.join(one['path'] for one in r['findings'])}",
     "prepatch_check_flagged": lambda r: f"{r['state']}: tests that pass without the patch: {', '.join(r['files'])}",

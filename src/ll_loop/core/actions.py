@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import events, memory, sessions
-from .agents import agent_of
+from .agents import agent_of, request_path_of
 from .context import bind_fragment
 from .effects import ActionDone, RunAction, Values
 from .failures import failure_type, first_marker
@@ -41,10 +41,19 @@ def start(move: Move) -> Wait | str:
         text, values = _rendered(move)
         if state.is_prompt:
             text = sessions.text_with_continuation(move, text)
+            _tell_path(move)
         arguments = render_value(dict(state.work.params), move.scope()) if isinstance(state.work, McpTool) else None
     except TemplateError as error:
         return on_error(move, error)
     return launch(move, text, arguments=arguments, values=values)
+
+
+def _tell_path(move: Move) -> None:
+    """Say once that prompts go through the agent host, whatever the state asks for."""
+    path, frame = request_path_of(move.frame.loop, move.state), move.frame
+    if path in ("sdk", "batch") and "" not in frame.told:
+        frame.told = assign(frame.told, "", (path,))
+        move.emit(events.request_path_downgrade(path, "this version sends no requests of its own"))
 
 
 def launch(

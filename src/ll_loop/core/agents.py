@@ -57,6 +57,11 @@ def agent_of(loop: Loop, state: State, session: tuple[str, str] = ("", "")) -> A
     )
 
 
+def request_path_of(loop: Loop, state: State) -> str:
+    """How a state wants its prompt to be sent, empty for the usual way."""
+    return _word(_keys(loop, state), "request_path")
+
+
 def continues(loop: Loop, state: State) -> bool:
     """Whether a prompt continues the session of the one before it, and the next one may continue its own."""
     mode = _word(_keys(loop, state), "session_mode") or _word(loop.meta, "session_mode")

@@ -226,6 +226,10 @@ def api_error_exhausted(state: str, retries: int) -> tuple[str, Fields]:
     return "api_error_exhausted", {"state": state, "retries": retries}
 
 
+def request_path_downgrade(requested: str, reason: str) -> tuple[str, Fields]:
+    return "request_path_downgrade", {"requested": requested, "reason": reason}
+
+
 def handoff_detected(state: str, iteration: int, continuation: str) -> tuple[str, Fields]:
     return "handoff_detected", {"state": state, "iteration": iteration, "continuation": continuation}
 

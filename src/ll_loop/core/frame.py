@@ -122,7 +122,7 @@ class Frame(Struct):
     held: Mapping[str, int] = EMPTY
     memory: Mapping[str, Mapping[str, Any]] = EMPTY
     told: Mapping[str, tuple[str, ...]] = EMPTY
-    """What has been said of the cost ceilings of states."""
+    """What has been said of the cost ceilings of states, and under no name of how prompts are sent."""
     stall_window: tuple[tuple[str, int, str], ...] = ()
     stall_counts: Mapping[str, int] = EMPTY
     progress: Mapping[str, str] = EMPTY

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -107,19 +107,33 @@ def _structured(case: Case, answers: Sequence[Answer]) -> Effect | Verdict:
     keys = case.judge.keys
     schema = keys.get("schema") or SCHEMA
     prompt = _prompt(case)
-    said = [answer for answer in answers if isinstance(answer, ModelSaid)]
-    if not said:
-        return _ask(case, prompt, schema, "judge")
-    opinion = _opinion(said[-1].reply)
+    heard = _heard(iter(answers), _ask(case, prompt, schema, "judge"))
+    if isinstance(heard, AskModel):
+        return heard
+    opinion, reply = heard
     if isinstance(opinion, Unclear):
-        if opinion.may_ask_again and len(said) == 1:
-            return _ask(case, f"{prompt}\n\n{AGAIN}", schema, "judge")
-        return Verdict("error", opinion.details | _about(case, said[-1].reply))
+        return Verdict("error", opinion.details | _about(case, reply))
     word, details = _by_schema(opinion, keys) if "schema" in keys else _by_default(opinion, keys)
-    return Verdict(word, details | _trace(case, prompt, said[-1].reply) | _about(case, said[-1].reply))
+    return Verdict(word, details | _trace(case, prompt, reply) | _about(case, reply))
 
 
 AGAIN = "Your last answer could not be read. Answer with one JSON object that fits the schema, and nothing else."
+
+
+def _heard(answers: Iterator[Answer], ask: AskModel) -> AskModel | tuple[Mapping[str, Any] | Unclear, Reply]:
+    """What was answered to a question, once it is: an answer that cannot be read is asked for once more."""
+    answer = next(answers, None)
+    if answer is None:
+        return ask
+    assert isinstance(answer, ModelSaid)
+    opinion = _opinion(answer.reply)
+    if isinstance(opinion, Unclear) and opinion.may_ask_again:
+        answer = next(answers, None)
+        if answer is None:
+            return replace(ask, prompt=f"{ask.prompt}\n\n{AGAIN}")
+        assert isinstance(answer, ModelSaid)
+        opinion = _opinion(answer.reply)
+    return opinion, answer.reply
 
 
 def _prompt(case: Case) -> str:
@@ -273,11 +287,10 @@ def _pair(case: Case, pair: Mapping[str, Any], given: Iterable[Answer]) -> Effec
         texts[side] = text or ""
     if "error" in result:
         return result
-    answer = next(answers, None)
-    if answer is None:
-        return _ask(case, _pair_prompt(pair, texts), PAIR_SCHEMA, "contract")
-    assert isinstance(answer, ModelSaid)
-    opinion = _opinion(answer.reply)
+    heard = _heard(answers, _ask(case, _pair_prompt(pair, texts), PAIR_SCHEMA, "contract"))
+    if isinstance(heard, AskModel):
+        return heard
+    opinion = heard[0]
     if isinstance(opinion, Unclear):
         return result | {"verdict": "error", **opinion.details}
     word = str(opinion.get("verdict", "error")).lower()
@@ -320,11 +333,15 @@ def _comparator(case: Case, answers: Sequence[Answer]) -> Effect | Verdict:
             return WriteFile(path, case.output)
         return _without_baseline(path, promotes=promotes)
     rounds = max(1, int(keys.get("min_pairs") or 1))
-    said = [answer for answer in answers if isinstance(answer, ModelSaid)]
-    if len(said) < rounds:
-        first = _ours_is_first(case.chance, len(said))
-        return _ask(case, _duel_prompt(case, baseline, ours_first=first), DUEL_SCHEMA, "compare")
-    verdict = _score(case, said)
+    said = (answer for answer in answers if isinstance(answer, ModelSaid))
+    opinions: list[Mapping[str, Any] | Unclear] = []
+    for number in range(rounds):
+        prompt = _duel_prompt(case, baseline, ours_first=_ours_is_first(case.chance, number))
+        heard = _heard(said, _ask(case, prompt, DUEL_SCHEMA, "compare"))
+        if isinstance(heard, AskModel):
+            return heard
+        opinions.append(heard[0])
+    verdict = _score(case, opinions)
     if verdict.word == "yes" and promotes and not written:
         return WriteFile(path, case.output)
     return verdict
@@ -355,11 +372,10 @@ def _duel_prompt(case: Case, baseline: str, *, ours_first: bool) -> str:
     )
 
 
-def _score(case: Case, said: Sequence[ModelSaid]) -> Verdict:
+def _score(case: Case, opinions: Sequence[Mapping[str, Any] | Unclear]) -> Verdict:
     ours = theirs = 0
     last: Mapping[str, Any] = EMPTY
-    for number, answer in enumerate(said):
-        opinion = _opinion(answer.reply)
+    for number, opinion in enumerate(opinions):
         if isinstance(opinion, Unclear):
             continue
         a, b = (str(opinion.get(name)).lower() == "yes" for name in ("verdict_a", "verdict_b"))
@@ -369,7 +385,7 @@ def _score(case: Case, said: Sequence[ModelSaid]) -> Verdict:
         last = opinion
     word = "yes" if ours > theirs else "no" if ours < theirs else "tie"
     raw = {name: last[name] for name in ("verdict_a", "verdict_b") if name in last}
-    facts = {"harness_wins": ours, "baseline_wins": theirs, "min_pairs": len(said)}
+    facts = {"harness_wins": ours, "baseline_wins": theirs, "min_pairs": len(opinions)}
     return Verdict(word, {**facts, "raw": raw, "reason": last.get("reason", "")})
 
 

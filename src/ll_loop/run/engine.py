@@ -12,7 +12,7 @@ from random import Random
 import anyio
 
 from ..core import machine
-from ..core.effects import AskHuman, HumanReply, Outcome, RunAction, Sleep, answer_to_json
+from ..core.effects import AskHuman, HumanReply, ModelSaid, Outcome, RunAction, Sleep, answer_to_json
 from ..core.frame import Run
 from ..core.machine import Decision
 from ..core.model import TerminatedBy
@@ -69,7 +69,7 @@ class Engine:
                 {"at": outcome.at, "chance": outcome.chance, "answer": answer_to_json(answer)},
                 ts=ts,
             )
-            if isinstance(answer, HumanReply):
+            if isinstance(answer, HumanReply | ModelSaid):
                 await self._committer.commit(self._journal)  # nobody is asked twice
             decision = machine.advance(decision.run, outcome)
 
