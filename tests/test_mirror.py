@@ -312,7 +312,9 @@ async def test_a_recycled_pid_is_told_by_the_age_of_the_lock_when_there_is_nothi
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the command line from /proc")
 async def test_a_process_that_calls_itself_an_engine_is_believed_when_clocks_were_set(running: Path) -> None:
-    with child(sys.executable, "-c", "input()", "ll-loop") as holder:
+    with child(sys.executable, "-c", "print(flush=True); input()", "ll-loop") as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()  # before it runs, its command line may be empty yet
         an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
         write_lock(running, "old", holder.pid, started_at=an_hour_ago.isoformat())
 
