@@ -163,6 +163,29 @@ async def _settle(process: subprocess.Popen[str]) -> None:
     await eventually(catches)
 
 
+def test_attach_shows_several_runs_at_once(project: Project, start: Start) -> None:
+    for name in ("a", "b"):
+        project.loop(name, f"touch {name}.begun; until test -e {name}.go; do sleep 0.05; done", "true")
+    runners = [start("run", name, "--quiet") for name in ("a", "b")]
+    for name in ("a", "b"):
+        anyio.run(appears, project.file(f"{name}.begun"))
+    attached = [start("attach"), start("attach", "a", "b")]
+    for one in attached:
+        anyio.run(_settle, one)
+    project.file("a.go").touch()
+    runners[0].communicate(timeout=20)
+    project.file("b.go").touch()
+    for one in attached:
+        _, said = one.communicate(timeout=20)
+        assert one.returncode == 0
+        assert sorted(said.splitlines()[-2:]) == ["a: done after 2 steps", "b: done after 2 steps"]
+        assert all(f"state={state}" in said for state in ("s1", "s2"))
+    runners[1].communicate(timeout=20)
+    idle = start("attach")
+    _, said = idle.communicate(timeout=20)
+    assert (idle.returncode, "nothing is under way" in said) == (75, True)
+
+
 def test_attach_refuses_a_run_that_is_over(project: Project, start: Start) -> None:
     project.loop("a", "true")
     start("run", "a").communicate(timeout=20)

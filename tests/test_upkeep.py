@@ -118,6 +118,40 @@ async def test_a_worktree_of_a_killed_run_is_named_and_kept_for_resume(project: 
     assert [one.kind for one in await api.cleanup(project.folder)] == ["worktree"]
 
 
+KILLED_AT_THE_END = """
+import os, signal, sys, anyio
+from ll_loop.api import Session
+async def main():
+    async with Session(sys.argv[1]) as session:
+        session.bus.listen(lambda record: record["event"] == "loop_complete" and os.kill(os.getpid(), signal.SIGKILL))
+        session.start("a", worktree=True)
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("work", ["true", "touch work"])
+async def test_a_worktree_of_a_run_that_is_over_is_removed_and_its_work_saved(project: Project, work: str) -> None:
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@t", "-C", str(project.folder)]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "start"]):
+        await anyio.run_process([*git, *words])
+    project.loop("a", work)
+    await anyio.run_process([sys.executable, "-c", KILLED_AT_THE_END, str(project.folder)], check=False)
+    assert recovery.find_run(project.runs, "a").status == "completed"
+    [told] = [one for one in await api.cleanup(project.folder) if one.kind == "worktree"]
+    assert (told.done, await anyio.Path(told.what).is_dir()) == (False, True)
+    [tree] = [one for one in await api.cleanup(project.folder, act=True, grace=1) if one.kind == "worktree"]
+    assert not await anyio.Path(told.what).exists()
+    branches = (await anyio.run_process([*git, "branch", "--list", "ll-loop/*"])).stdout.decode().split()
+    if work == "true":
+        assert (tree.done, tree.note, branches) == (True, "removed", [])
+    else:
+        assert tree.note.startswith("kept")
+        assert branches[-1] in tree.note
+        files = await anyio.run_process([*git, "ls-tree", "--name-only", branches[-1]])
+        assert "work" in files.stdout.decode().split()
+    assert [one.kind for one in await api.cleanup(project.folder)] == []
+
+
 # --- prune -------------------------------------------------------------------------------------------------
 
 

@@ -129,27 +129,51 @@ class _Clock:
         return time.time() if self.stands_at is None else self.stands_at
 
 
-async def attach(wanted: str, project: Path | None) -> int:
-    """Show a run of another process as its own terminal would; Ctrl-C leaves it alone."""
+async def attach(wanted: Sequence[str], project: Path | None) -> int:
+    """Show runs of other processes as their own terminals would; Ctrl-C leaves them alone."""
     where = project or api.find_project(Path.cwd())
-    run = api.stored_run(where, wanted)
-    if not run.is_alive:
-        hint = f"`ll-loop resume {run.run_id}` goes on with it" if run.is_resumable else "`ll-loop logs` shows it"
-        raise RefusedError(f"run {run.run_id} is not under way", hint=hint)
-    seat = _Seat(Remote(run, api.Library(where)))
-    over = False
-    try:
-        async with _until_left(seat.tick), api.follow(where, run.run_id) as batches:
+    runs = _under_way(where, wanted)
+    library = api.Library(where)
+    seat = _Seat([Remote(run, library) for run in runs])
+    over: set[str] = set()
+
+    async def look_on(run: api.StoredRun) -> None:
+        async with api.follow(where, run.run_id) as batches:
             async for records in batches:
-                seat.take(records)
-            over = True
+                seat.take(run.run_id, records)
+        over.add(run.run_id)
+
+    try:
+        async with _until_left(seat.tick), anyio.create_task_group() as tasks:
+            for run in runs:
+                tasks.start_soon(look_on, run)
     finally:
         seat.close()
-    say(*_last_words(api.stored_run(where, run.run_id), over), fd=STDERR)
+    for run in runs:
+        say(*_last_words(api.stored_run(where, run.run_id), run.run_id in over, len(runs) > 1), fd=STDERR)
     return 0
 
 
-def _last_words(run: api.StoredRun, over: bool) -> Iterator[str]:
+def _under_way(where: Path, wanted: Sequence[str]) -> list[api.StoredRun]:
+    """The runs that are meant, without a word all that live. RefusedError if one of them does not."""
+    if not wanted:
+        alive = [run for run in api.history(where) if run.is_alive][::-1]
+        if not alive:
+            raise RefusedError("nothing is under way", hint="`ll-loop history` lists what is over")
+        return alive
+    runs = {run.run_id: run for run in (api.stored_run(where, word) for word in wanted)}
+    for run in runs.values():
+        if not run.is_alive:
+            hint = f"`ll-loop resume {run.run_id}` goes on with it" if run.is_resumable else "`ll-loop logs` shows it"
+            raise RefusedError(f"run {run.run_id} is not under way", hint=hint)
+    return list(runs.values())
+
+
+def _last_words(run: api.StoredRun, over: bool, many: bool) -> Iterator[str]:
+    return (f"{run.loop}: {line}" if many else line for line in _words_on(run, over))
+
+
+def _words_on(run: api.StoredRun, over: bool) -> Iterator[str]:
     if not over:
         yield f"detached; run {run.run_id} goes on: come back with `ll-loop attach`, end it with `ll-loop stop`"
     elif run.completed is not None:
@@ -161,31 +185,34 @@ def _last_words(run: api.StoredRun, over: bool) -> Iterator[str]:
 
 
 class _Seat:
-    """A place to look on from: the tracker, the view and the screen for one run."""
+    """A place to look on from: the tracker, the view and the screen for some runs."""
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remotes: Sequence[Remote]) -> None:
         self._clock = _Clock()
-        self._remote = remote
-        self._tracker = Tracker([remote], self._clock)
+        self._remotes = {remote.run_id: remote for remote in remotes}
+        self._late = set(self._remotes)
+        self._tracker = Tracker(remotes, self._clock)
         self._look = look_at(STDERR, os.environ)
         self._sink = Sink(STDERR)
         self._screen = Screen(self._sink)
-        self._view = view_of(self._tracker, self._look, quiet=False, many=False, grace=0)
-        self._is_late = True
+        self._view = view_of(self._tracker, self._look, quiet=False, many=len(remotes) > 1, grace=0)
         self._fed: list[str] = []
 
-    def take(self, records: Sequence[Record]) -> None:
-        """Take in records; of the first batch, which is the past, only the end is shown."""
+    def take(self, run_id: str, records: Sequence[Record]) -> None:
+        """Take in records of a run; of the first batch, which is the past, only the end is shown."""
+        before, self._fed = self._fed, []
         for record in records:
-            if self._is_late:
+            if run_id in self._late:
                 self._clock.stands_at = datetime.fromisoformat(record["ts"]).timestamp()
-            self._remote.take(record)
+            self._remotes[run_id].take(record)
             self._tracker.hear(record)
             if record["event"] != _OUTPUT:
                 self._feed(self._tracker.take(record), self._look)
-        if self._is_late:
-            self._is_late, self._clock.stands_at = False, None
+        if run_id in self._late:
+            self._late.remove(run_id)
+            self._clock.stands_at = None
             self._fed = self._fed[:1] + self._fed[1:][-BACKLOG:]
+        self._fed = before + self._fed
         self._draw()
 
     async def tick(self) -> None:
@@ -205,7 +232,7 @@ class _Seat:
             self._fed += self._view.feed(happening, look)
 
     def _draw(self) -> None:
-        if self._is_late:
+        if self._late:
             return
         if self._look.live:
             self._look = look_at(STDERR, os.environ)

@@ -127,10 +127,10 @@ async def fork(wanted: str, at: int, as_json: bool, project: Path | None) -> int
 
 
 @click.command()
-@wanted
+@click.argument("wanted", metavar="[RUN|LOOP]...", nargs=-1)
 @options.project
-async def attach(wanted: str, project: Path | None) -> int:
-    """Show a run of another process live. Ctrl-C detaches and leaves the run alone."""
+async def attach(wanted: tuple[str, ...], project: Path | None) -> int:
+    """Show runs of other processes live, by default all. Ctrl-C detaches and leaves the runs alone."""
     from . import following
 
     return await following.attach(wanted, project)

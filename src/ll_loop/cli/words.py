@@ -60,7 +60,10 @@ def placed(word: str, state: str) -> str:
 
 
 def plural(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}{'es' if word.endswith('s') else 's'}"
+    """A number of things: `1 retry`, `2 retries`, `2 processes`."""
+    if number == 1:
+        return f"{number} {word}"
+    return f"{number} {word[:-1]}ies" if word.endswith("y") else f"{number} {word}{'es' if word.endswith('s') else 's'}"
 
 
 def seconds(value: float, *, whole: bool = False) -> str:
