@@ -95,6 +95,19 @@ async def test_fail_fast_ends_the_others_and_they_can_be_resumed(project: Projec
     assert (handle.run_id, handle.status) == (long.run_id, "completed")
 
 
+async def test_a_run_that_takes_too_long_leaves_the_others_of_its_batch_alone(project: Project) -> None:
+    project.loop("slow", "test -e go && exit; touch go; sleep 1.2", "true", head="timeout: 1\n")
+    for name in "ab":
+        project.loop(name, f"until test -e go; do sleep 0.01; done; echo {name} >> ran")
+    with anyio.fail_after(LIMIT):
+        results = await api.run_many(["a", "slow", "b"], project=project.folder, grace=1)
+    assert [result.status for result in results] == ["completed", "timed_out", "completed"]
+    async with api.Session(project.folder) as session:
+        [again] = api.resume(session, failed=True)
+    assert (again.loop.name, again.status) == ("slow", "completed")
+    assert sorted(project.lines("ran")) == ["a", "b"]
+
+
 async def test_cancelling_run_many_ends_all_and_they_can_be_resumed(project: Project) -> None:
     for name in "ab":
         project.loop(name, f"test -e begun-{name} && exit; touch begun-{name}; sleep 30")
@@ -278,6 +291,8 @@ async def main():
     try:
         await cell
     except asyncio.CancelledError:
+        [result] = await run_many(["b"], project=sys.argv[1])  # the next cell
+        assert result.ok
         print("cancelled")
 asyncio.run(main())
 """
@@ -285,6 +300,7 @@ asyncio.run(main())
 
 async def test_an_interrupt_that_only_cancels_the_task_is_heard_while_the_runs_are_silent(project: Project) -> None:
     project.loop("a", "touch begun; exec sleep 60")
+    project.loop("b", "true")
     async with await anyio.open_process([sys.executable, "-c", CELL, str(project.folder)]) as cell:
         try:
             await appears(project.file("begun"))
@@ -295,6 +311,7 @@ async def test_an_interrupt_that_only_cancels_the_task_is_heard_while_the_runs_a
         finally:
             if cell.returncode is None:
                 cell.kill()
-    run = api.history(project.folder)[0]
+    [run] = api.history(project.folder, "a")
     assert run.status == "interrupted"
+    assert [run.status for run in api.history(project.folder, "b")] == ["completed"]
     assert project.left_alive(run.run_id) == []

@@ -244,6 +244,30 @@ async def test_a_day_of_waiting_ends_in_the_very_second(tmp_path: Path, loop: Lo
     town.leaves_nothing()
 
 
+async def test_eight_that_queue_for_one_scope_go_one_after_the_other_two_hundred_times(
+    tmp_path: Path, loop: Loop
+) -> None:
+    for seed in range(200):
+        town = Town(tmp_path / str(seed), loop, Random(seed), crossing=False)
+        order: list[int] = []
+
+        async def live(number: int, actor: Actor, town: Town = town, order: list[int] = order) -> None:
+            await town.live(actor)
+            order.append(number)
+
+        begun = anyio.current_time()
+        async with anyio.create_task_group() as tasks:
+            for number in range(8):
+                actor = town.actor()
+                actor.handle.paths, actor.work, actor.fails = ("/p",), 0.3, False
+                actor.handle.request = Request("a")
+                assert town.ask(actor)
+                tasks.start_soon(live, number, actor)
+        assert order == list(range(8))
+        assert anyio.current_time() - begun < 8 * 0.3 + 0.1
+        town.leaves_nothing()
+
+
 async def test_who_waits_for_a_slot_of_its_own_process_keeps_no_other_process_waiting(
     tmp_path: Path, loop: Loop
 ) -> None:
