@@ -179,7 +179,6 @@ def test_attach_shows_several_runs_at_once(project: Project, start: Start) -> No
         _, said = one.communicate(timeout=20)
         assert one.returncode == 0
         assert sorted(said.splitlines()[-2:]) == ["a: done after 2 steps", "b: done after 2 steps"]
-        assert all(f"state={state}" in said for state in ("s1", "s2"))
     runners[1].communicate(timeout=20)
     idle = start("attach")
     _, said = idle.communicate(timeout=20)

@@ -21,7 +21,7 @@ from ll_loop.cli.border import main
 from ll_loop.errors import RefusedError, UsageError
 from ll_loop.run import procs, recovery, upkeep
 from ll_loop.run.session import Session
-from projects import LIMIT, Project, eventually
+from projects import LIMIT, Project, eventually, only
 
 LONG = "touch begun-$LL_LOOP_RUN_ID; sleep 30"
 RUNNER = """
@@ -48,6 +48,8 @@ async def _elsewhere(project: Project, *loops: str) -> AsyncIterator[anyio.abc.P
     before = len(list(project.folder.glob("begun-*")))
     async with await anyio.open_process(argv) as process:
         await eventually(lambda: len(list(project.folder.glob("begun-*"))) >= before + len(loops))
+        runs = [recovery.find_run(project.runs, loop).run_id for loop in loops]
+        await eventually(lambda: all(only(project.records(run_id), "action_spawned") for run_id in runs))
         yield process
         with suppress(ProcessLookupError):
             process.terminate()
