@@ -10,7 +10,7 @@ from fuzzing.reader import Reader, look_at_template, smallest
 
 def test_odd_loop_files_are_valid_or_complained_about(tmp_path: Path) -> None:
     reader, inputs = Reader(tmp_path), Inputs(2026)
-    for _ in range(700):
+    for _ in range(2000):
         reader.look(inputs.next())
     assert min(reader.codes.values()) > 100
 
