@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from ll_loop import Session, run_many
+from ll_loop.files.library import Library
 from ll_loop.run import recovery
 from ll_loop.run.request import Request, RunResult
 from projects import LIMIT, Project, eventually, names, only
@@ -168,13 +169,44 @@ async def test_text_about_rate_limits_is_no_rate_limit(project: Project) -> None
     assert len(only(records, "action_start")) == 1
 
 
-async def test_an_agent_hands_over_by_its_own_words_only(project: Project) -> None:
-    said = 'raw {"type":"user","message":{"content":"CONTEXT_HANDOFF: from a tool"}}'
-    write(project, prompt(said, "text done", "result in=1 out=1", more="next: done\n"))
+MARKERS = [("CONTEXT_HANDOFF", "handoff"), ("FATAL_ERROR", "error"), ("LOOP_STOP", "interrupted")]
+
+
+@pytest.mark.parametrize(("marker", "ending"), MARKERS)
+async def test_an_agent_acts_on_the_run_by_its_own_words_only(project: Project, marker: str, ending: str) -> None:
+    source = f"grep says\\n  assert told == '{marker}: from a test'\\n{marker}: alone"
+    read = {"type": "user", "message": {"content": [{"type": "tool_result", "content": source}]}}
+    wrote = f"tool Write {json.dumps({'file_path': 'test_x.py', 'content': source})}"
+    write(project, prompt(f"raw {json.dumps(read)}", wrote, "text done", "result in=1 out=1", more="next: done\n"))
     assert (await run(project))[0].status == "completed"
-    write(project, prompt("text CONTEXT_HANDOFF: go on there", "result in=1 out=1", more="next: done\n"))
-    result, _ = await run(project)
-    assert (result.status, result.terminated_by) == ("awaiting_continuation", "handoff")
+    write(project, prompt(f"text {marker}: go on there", "result in=1 out=1", more="next: done\n"))
+    assert (await run(project))[0].terminated_by == ending
+
+
+CUSTOM = "{type: object, properties: {verdict: {type: string, enum: [yes, no, ship]}}}"
+
+
+def judging(verdict: str, schema: str) -> str:
+    says = f"\n@@fake\nresult structured={json.dumps({**GOOD, 'verdict': verdict})}\n@@end"
+    evaluate = f"{{type: llm_structured, prompt: {json.dumps(says)}{schema and f', schema: {schema}'}}}"
+    return f"a:\n  action: echo fine\n  evaluate: {evaluate}\n  on_yes: bad\n  on_no: bad\n"
+
+
+@pytest.mark.parametrize(("verdict", "schema"), [("partial", ""), ("blocked", ""), ("ship", CUSTOM)])
+async def test_any_verdict_of_a_judge_follows_its_route(project: Project, verdict: str, schema: str) -> None:
+    write(project, f"{judging(verdict, schema)}  on_{verdict}: done\n")
+    assert (await run(project))[0].final_state == "done"
+
+
+@pytest.mark.parametrize(("verdict", "schema"), [("partial", ""), ("ship", CUSTOM)])
+async def test_a_verdict_that_nothing_takes_is_missed_before_the_run(
+    project: Project, verdict: str, schema: str
+) -> None:
+    write(project, judging(verdict, schema))
+    problems = Library(project.folder).check("demo")[1]
+    unrouted = [problem for problem in problems if problem.rule in ("eval.verdict-unrouted", "graph.partial-dead-end")]
+    assert any(verdict in problem.message for problem in unrouted), problems
+    assert (await run(project))[0].terminated_by == "no_route"
 
 
 async def test_a_resumed_run_does_not_judge_again(project: Project) -> None:

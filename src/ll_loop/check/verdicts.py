@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from ..core.routing import UNCERTAIN
@@ -44,7 +44,7 @@ def verdicts_of(state: StateView) -> tuple[str, ...] | None:
     if block is None or state.kind in ("loop", "human_approval", "learning"):
         return _BY_KIND.get(state.kind)
     if block.get("schema") is not None:
-        return None
+        return _in_schema(block.get("schema"))
     if state.evaluator == "advisor_consult":
         return _advised(block)
     found = _BY_TYPE.get(state.evaluator)
@@ -53,6 +53,15 @@ def verdicts_of(state: StateView) -> tuple[str, ...] | None:
     if found and block.get("uncertain_suffix"):
         return (*found, *(f"{word}{UNCERTAIN}" for word in found))
     return found
+
+
+def _in_schema(schema: object) -> tuple[str, ...] | None:
+    """The verdicts that a schema of the loop's own lists."""
+    for key in ("properties", "verdict", "enum"):
+        schema = schema.get(key) if isinstance(schema, Map) else None
+    if not isinstance(schema, Sequence) or isinstance(schema, str) or not schema:
+        return None
+    return tuple(("no", "yes")[word] if isinstance(word, bool) else str(word) for word in schema)
 
 
 def _advised(block: Map) -> tuple[str, ...] | None:
