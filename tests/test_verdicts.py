@@ -66,6 +66,7 @@ def verdict(by: Evaluator, output: str = "", exit_code: int = 0) -> str:
         (ExitCode(), 0, "yes"),
         (ExitCode(), 1, "no"),
         (ExitCode(), 3, "error"),
+        (ExitCode(), 127, "error"),
         (ExitCode(abstain_on_exit_3=True), 3, "cannot_judge"),
         (ExitCode(abstain_on_exit_3=True), 4, "error"),
         (ExitCode(), -9, "error"),
