@@ -131,6 +131,24 @@ def test_a_secret_of_the_loop_file_itself_needs_no_help_to_go_on(project: Projec
     assert _leaks(project) == []
 
 
+def test_secrets_of_sub_loops_are_kept_too(project: Project) -> None:
+    state = "test -e go || { touch go; kill -9 $PPID; sleep 30; }; echo ${context.api_key} | tee got.txt"
+    project.loop("child", "echo ${context.api_key}", state, head=f"context: {{api_key: '{KEY}'}}\n")
+    head = "context: {api_key: another-key-for-the-parent}\n"
+    project.loop("parent", "echo ${context.api_key}", head=head)
+    loop = project.loops / "parent.yaml"
+    loop.write_text(
+        loop.read_text().replace("next: done", "next: sub\n  sub: {loop: child, on_yes: done, on_no: done}")
+    )
+    assert _run(project, "run", "parent").returncode == -9
+    resumed = _run(project, "resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert (project.folder / "got.txt").read_text() == f"{KEY}\n"
+    assert _leaks(project, resumed.stderr) == []
+    log = (project.run_folders()[0] / "output.log").read_text()
+    assert (log.count("***LL_CTX_api_key@child***"), log.count("***LL_CTX_api_key***")) == (2, 1)
+
+
 async def test_a_live_run_tells_no_secret_to_anybody(project: Project) -> None:
     project.loop("one", "touch here; sleep 30", head=f"context: {{db: {{password: '{KEY}'}}}}\n")
     (project.loops / "one.yaml").write_text(

@@ -2,6 +2,7 @@
 
     GITHUB_TOKEN=ghp_x9…            ***GITHUB_TOKEN***
     context: {api_key: k3…}         ***LL_CTX_api_key***    the name under which actions get it
+    the same of a sub-loop          ***LL_CTX_api_key@child***
 
 The machine itself works with the values. A mark tells which value stood there, so that a run can go on from what was
 written down of it, as long as the value can be had again (`Secrets.restored`).
@@ -14,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .model import EMPTY
+from .model import EMPTY, Loop
 from .variables import leaves
 
 MARK = "***"
@@ -32,7 +33,7 @@ _HARMLESS = re.compile(
 )
 _TRIVIAL = frozenset({"changeme", "password", "disabled", "undefined", "required", "optional", "redacted"})
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_MARKED = re.compile(r"\*\*\*([A-Za-z0-9_]+(?::\d+)?)\*\*\*")
+_MARKED = re.compile(r"\*\*\*([A-Za-z0-9_]+(?:@[\w.-]+)?(?::\d+)?)\*\*\*")
 
 
 def is_secret_name(name: str) -> bool:
@@ -48,6 +49,12 @@ def is_trivial(value: str) -> bool:
 def context_secrets(context: Mapping[str, Any]) -> dict[str, str]:
     """The secret values in a context, by the name of the variable that actions get them in."""
     return {name: text for name, text in leaves("context", context) if is_secret_name(name) and not is_trivial(text)}
+
+
+def sub_loop_secrets(loop: Loop) -> dict[str, str]:
+    """The secret values that a sub-loop itself brings along."""
+    where = re.sub(r"[^\w.-]", "-", loop.name)
+    return {f"{name}@{where}": text for name, text in context_secrets(loop.context).items()}
 
 
 class Secrets:
@@ -84,6 +91,10 @@ class Secrets:
 
     def __bool__(self) -> bool:
         return bool(self._marks)
+
+    def and_more(self, values: Mapping[str, str]) -> Secrets:
+        """These and others; itself if there are none."""
+        return Secrets({**self.values, **values}) if values else self
 
     def are_in(self, data: bytes) -> bool:
         """Whether any is in a line of JSON, or in a text."""

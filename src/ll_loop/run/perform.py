@@ -55,7 +55,7 @@ from ..core.effects import (
 )
 from ..core.failures import MARKERS, marked_lines
 from ..core.model import EMPTY
-from ..core.secrets import Masking
+from ..core.secrets import Masking, sub_loop_secrets
 from ..core.variables import PREFIXES
 from ..errors import CannotCreateError, StorageError
 from ..files.library import Library
@@ -160,6 +160,7 @@ class Actions:
         """Keep a sub-loop's definition with the run, once: its file may be another when somebody replays this."""
         if isinstance(found, Loaded) and found.loop.fingerprint not in self._defined:
             self._defined.add(found.loop.fingerprint)
+            self._journal.secrets = self._journal.secrets.and_more(sub_loop_secrets(found.loop))
             self._journal.append("loop_defined", {"definition": definition_to_json(found.loop)})
         return found
 

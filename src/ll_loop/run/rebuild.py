@@ -14,6 +14,7 @@ from ..core.effects import RunAction
 from ..core.frame import Frame
 from ..core.model import EMPTY, Loop
 from ..core.replay import Load, Replayed, ReplayError, replay
+from ..core.secrets import Secrets, marks_in, sub_loop_secrets
 from ..errors import RefusedError, UsageError
 from ..files.library import Library
 from . import procs
@@ -31,9 +32,7 @@ def rebuild(
     files may have been changed.
     """
     _refuse_if_over(run, from_state)
-    created = run.created
-    named, withheld = created["request"].get("secrets", ()), created.get("withheld", ())
-    secrets = secrets_of(env, library.load(path_of(run)).loop.context, named, withheld)
+    secrets = secrets_known(run, library, env)
     records = list(map(secrets.restored, run.text.records)) if secrets else run.text.records
     loop, load = loaded(run, library, records)
     replayed = replay(loop, records, load)
@@ -42,6 +41,17 @@ def rebuild(
         for one in (frame.loop for frame in frames) if frames else (loop,):
             _same_loop(library, {"path": one.path, "fingerprint": one.fingerprint}, run)
     return replayed
+
+
+def secrets_known(run: StoredRun, library: Library, env: Mapping[str, str]) -> Secrets:
+    """The secrets of a run that its loops and the environment know."""
+    created = run.created
+    named, withheld = created["request"].get("secrets", ()), created.get("withheld", ())
+    secrets = secrets_of(env, library.load(path_of(run)).loop.context, named, withheld)
+    for record in run.text.records:
+        if record["event"] == "loop_defined" and any("@" in mark for mark in marks_in(record["definition"]["context"])):
+            secrets = secrets.and_more(sub_loop_secrets(library.load(record["definition"]["path"]).loop))
+    return secrets
 
 
 def _refuse_if_over(run: StoredRun, from_state: str | None) -> None:

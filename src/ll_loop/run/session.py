@@ -431,7 +431,8 @@ class Session:
         handle.context = told["from"]["context"] if "from" in told else created["context"]
         handle.since, handle.extras = created["ts"], created.get("extras", {})
         handle.batch = stored.batch
-        handle.journal.secrets = secrets_of(self.env, handle.context, request.secrets)
+        known = rebuild.secrets_known(stored, self.library, self.env)
+        handle.journal.secrets = known.and_more(secrets_of(self.env, handle.context, request.secrets).values)
         if stored.is_out_of_budget and (reason := self._purse.excess(handle)):
             hint = "give it more: --max-usd, --max-tokens or --deadline"
             raise RefusedError(f"run {stored.run_id} would end at once: {reason}", hint=hint)
