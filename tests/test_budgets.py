@@ -172,3 +172,21 @@ async def test_a_ceiling_that_cannot_be_kept_says_so(project: Project) -> None:
     prompts(project, "demo", "init model=mystery;text ok;result in=7 out=1", more=CEILING)
     _, records = await run(project, "demo")
     assert only(records, "cost_ceiling_unknown")[0]["reason"] == "no price is known for mystery"
+
+
+# --- calls within actions ----------------------------------------------------------------------------------
+
+
+async def test_what_a_call_within_an_action_spends_is_spent_by_the_run_above(project: Project) -> None:
+    """Of three dollars the run has spent one itself; its call gets two, and then nobody gets any more."""
+    prompts(project, "inner", DEAR, DEAR, DEAR)
+    prompts(project, "outer", DEAR, DEAR)
+    path = project.loops / "outer.yaml"
+    call = "  call: {action: 'll-loop run inner --host fake --quiet 2> said; true', next: s2}\n"
+    path.write_text(path.read_text().replace("next: s2", "next: call").replace("  done:", f"{call}  done:"))
+    result, _ = await run(project, "outer", max_usd=3)
+    [inner] = [one for one in recovery.stored_runs(project.runs, recovery.run_ids(project.runs)) if one.parent]
+    assert (inner.loop, inner.parent, inner.state) == ("inner", result.run_id, "s3")
+    assert "budget of the run above used up: $2.00 of $2.00 are spent" in project.file("said").read_text()
+    assert (result.terminated_by, result.final_state) == ("budget_exceeded", "s2")
+    assert result.error == "budget used up: $3.00 of $3.00 are spent"

@@ -4,6 +4,8 @@
     {"status": true}                    answers with where every run is
     {"why": "<run id>"}                 answers with what that run waits for (`ll_loop.run.why`)
     {"watch": "<run id>"}               answers with a line whenever its journal has grown, until the run has ended
+    {"spent": "<run id>", "by": "<caller>", "tally": {…}}
+                                        what a call within that run's action has spent: answers with what is left
     {"approve": "<run id>", "answer": "yes"}
                                         answers that run's question to a person, with `text` for a reason or an edit
 
@@ -23,9 +25,11 @@ from typing import Any
 import anyio
 import anyio.abc
 
+from ..core.tally import tally_from_json
 from ..errors import LoopError
 from . import why
 from .handle import RunHandle
+from .purse import Purse
 from .sockets import BROKEN, bind, encoded, read_line, unlink
 
 LONGEST_REQUEST = 64 * 1024
@@ -38,9 +42,10 @@ LAST_WORDS = 1.0
 class Control:
     """The listening end. `path` is empty until `listen`, and stays so where no socket can be made."""
 
-    def __init__(self, runs: Sequence[RunHandle]) -> None:
+    def __init__(self, runs: Sequence[RunHandle], purse: Purse) -> None:
         self.path = ""
         self._runs = runs
+        self._purse = purse
         self._socket: socket.socket | None = None
         self._asked = False
         self._closed = False
@@ -132,6 +137,8 @@ class Control:
                 return await self._stop(run_id, more.get("grace"))
             case {"approve": str(run_id), "answer": str(word)}:
                 return await self._approve(run_id, word, more.get("text", ""))
+            case {"spent": str(run_id), "by": str(caller), "tally": dict(tally)}:
+                return self._spent(run_id, caller, tally)
             case {"status": True}:
                 return {"runs": [why.entry_of(handle) for handle in self._runs]}
             case {"why": str(run_id)}:
@@ -149,6 +156,16 @@ class Control:
         if handle is None:
             return {"error": f"no such run here: {run_id}"}
         return {"why": why.facts(handle, self._runs)}
+
+    def _spent(self, run_id: str, caller: str, tally: Mapping[str, Any]) -> Mapping[str, Any]:
+        handle = self._handle(run_id)
+        if handle is None:
+            return {"error": f"no such run here: {run_id}"}
+        try:
+            self._purse.note(run_id, caller, tally_from_json(tally))
+        except (KeyError, TypeError):
+            return {"error": "not a tally"}
+        return {"left": self._purse.left(handle)}
 
     async def _approve(self, run_id: str, word: str, text: object) -> Mapping[str, Any]:
         handle = self._handle(run_id)

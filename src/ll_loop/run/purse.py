@@ -23,6 +23,8 @@ class Purse:
         self._runs = runs
         self._earlier: dict[str, Mapping[str, Tally]] = {}
         self._since: float | None = None
+        self._of_calls: dict[str, dict[str, Tally]] = {}  # what calls within a run's actions have spent, by caller
+        self._ceiling = Budget()  # what the run above this session lets all of its runs spend
 
     def begin(self) -> None:
         """From now on the time of batches counts."""
@@ -31,6 +33,40 @@ class Purse:
     def remember(self, batch: str, spent: Mapping[str, Tally]) -> None:
         """What the runs of a batch, by id, had spent before this session."""
         self._earlier[batch] = spent
+
+    def note(self, run_id: str, by: str, spent: Tally) -> None:
+        """What a call from within an action of the run has spent so far."""
+        self._of_calls.setdefault(run_id, {})[by] = spent
+
+    def total(self) -> Tally:
+        """What all runs of this session have spent, calls from within their actions included."""
+        return add_up(map(self._spent, self._runs))
+
+    def left(self, handle: RunHandle) -> dict[str, float | None]:
+        """What the run may spend yet, by its own budget, its batch's, and that of what is above."""
+        loop = handle.run.root.loop if handle.run is not None else handle.loop
+        limits = [
+            (loop.budget, self._spent(handle), _alive(handle)),
+            (loop.shared, self._of_batch(handle), self._elapsed()),
+            (self._ceiling, self.total(), self._elapsed()),
+        ]
+        usd = [limit.usd - spent.usd for limit, spent, _ in limits if limit.usd is not None]
+        tokens = [limit.tokens - spent.tokens for limit, spent, _ in limits if limit.tokens is not None]
+        seconds = [limit.seconds - since for limit, _, since in limits if limit.seconds is not None]
+        return {
+            "usd": min(usd, default=None),
+            "tokens": min(tokens, default=None),
+            "seconds": min(seconds, default=None),
+        }
+
+    def allow(self, left: Mapping[str, float | None], spent: Tally) -> None:
+        """All runs of this session may spend what is `left` on top of what had been `spent`, and no more."""
+        usd, tokens, seconds = left["usd"], left["tokens"], left["seconds"]
+        self._ceiling = Budget(
+            None if usd is None else usd + spent.usd,
+            None if tokens is None else int(tokens) + spent.tokens,
+            None if seconds is None else seconds + self._elapsed(),
+        )
 
     def check(self, handle: RunHandle, *, costs: bool = True) -> None:
         """BudgetError if the run may not go on; what `costs` nothing is only a matter of time."""
@@ -41,19 +77,25 @@ class Purse:
     def excess(self, handle: RunHandle, *, costs: bool = True) -> str:
         """Which limit is reached, in words; empty if none is."""
         loop = handle.run.root.loop if handle.run is not None else handle.loop
-        own, shared = loop.budget, loop.shared
+        own, shared, above = loop.budget, loop.shared, self._ceiling
         if not costs:
-            own, shared = Budget(seconds=own.seconds), Budget(seconds=shared.seconds)
+            own, shared, above = (Budget(seconds=one.seconds) for one in (own, shared, above))
         nothing = Budget()
-        reached = excess(own, _spent(handle), _alive(handle)) if own != nothing else ""
+        reached = excess(own, self._spent(handle), _alive(handle)) if own != nothing else ""
         if reached:
             return f"budget used up: {reached}"
         reached = excess(shared, self._of_batch(handle), self._elapsed()) if shared != nothing else ""
-        return f"budget of the batch used up: {reached}" if reached else ""
+        if reached:
+            return f"budget of the batch used up: {reached}"
+        reached = excess(above, self.total(), self._elapsed()) if above != nothing else ""
+        return f"budget of the run above used up: {reached}" if reached else ""
 
     def _of_batch(self, handle: RunHandle) -> Tally:
-        here = {one.run_id: _spent(one) for one in (*self._runs, handle) if one.batch == handle.batch}
+        here = {one.run_id: self._spent(one) for one in (*self._runs, handle) if one.batch == handle.batch}
         return add_up({**self._earlier.get(handle.batch, {}), **here}.values())
+
+    def _spent(self, handle: RunHandle) -> Tally:
+        return _spent(handle) + add_up(self._of_calls.get(handle.run_id, {}).values())
 
     def _elapsed(self) -> float:
         return 0.0 if self._since is None else anyio.current_time() - self._since

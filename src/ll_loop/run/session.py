@@ -49,6 +49,7 @@ from .inputs import (
     scope_of,
 )
 from .journal import VERSION, Committer, as_read_back, now
+from .kin import SOCKET, Kin
 from .lockfile import Foreign
 from .locks import Locks, folds_case, normalise
 from .mirror import Mirror
@@ -151,7 +152,8 @@ class Session:
         self._named: dict[str, Mapping[str, str]] = {}
         self._traffic = self._make_traffic(host_slots)
         self._saver = StateSaver(self.handles)
-        self._control = Control(self.handles)
+        self._control = Control(self.handles, self._purse)
+        self._kin = Kin(self.env, self._above, self._purse, self.batch)
         self._ended_by: tuple[TerminatedBy, int] | None = None
         self._services: anyio.abc.TaskGroup | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -194,6 +196,7 @@ class Session:
         with self._spawner if self._subreaper else nullcontext():
             async with anyio.create_task_group() as self._services:
                 self._services.start_soon(self._saver.serve)
+                self._services.start_soon(self._kin.serve)
                 ticking = anyio.CancelScope()
                 if not self._subreaper:
                     self._services.start_soon(_tick, ticking)
@@ -212,6 +215,9 @@ class Session:
                     self._control.close()
                     self._saver.close()
                     self.bus.close()
+                    with anyio.CancelScope(shield=True):  # bounded by itself
+                        await self._kin.settle()
+                    self._kin.close()
                     if self._subreaper:
                         await self._spawner.end_strays()  # bounded and shielded by itself
         if failure is not None:
@@ -309,6 +315,7 @@ class Session:
 
     def _env_of(self, handle: RunHandle, cwd: Path) -> dict[str, str]:
         own = nesting_of(self.env, self._above, handle.run_id, limited=self._limited)
+        own[SOCKET] = self._control.path
         env = {**self.env, **own, **exports_of(handle.loop, handle.request)}
         return env if handle.worktree is None else env | own_sources(cwd, env)
 
@@ -531,6 +538,7 @@ class Session:
             await self._sweep(handle, handle.stored)
         async with self._admission.admitted(handle):
             self._write_down(handle)
+            await self._kin.settle()
             self._purse.check(handle, costs=bool(handle.loop.shared != Budget()))
             async with self._workplaces.use(handle) as cwd:
                 await self._drive(handle, cwd)
@@ -543,7 +551,7 @@ class Session:
         furnish = partial(self._furnish, handle)
         performer = Rooms(furnish, cwd, self._workplaces.worktrees, handle.run_id, handle.journal)
         handle.settle()
-        changed = partial(self._saver.mark, handle)
+        changed = partial(self._changed, handle)
         handle.engine = engine = Engine(handle.journal, self._committer, performer, Clock(spent), self._random, changed)
         try:
             decision, ts = self._first_decision(handle, cwd, performer.script)
@@ -580,6 +588,10 @@ class Session:
             room=room,
             script=script,
         )
+
+    def _changed(self, handle: RunHandle) -> None:
+        self._saver.mark(handle)
+        self._kin.mark()
 
     def _first_decision(self, handle: RunHandle, cwd: Path, script: str) -> tuple[machine.Decision, str]:
         ts = now()
