@@ -14,6 +14,7 @@ from ll_loop.core.hosts.base import Call
 from ll_loop.core.hosts.claude import Claude
 from ll_loop.core.hosts.codex import Codex
 from ll_loop.core.hosts.command import AnyCommand
+from ll_loop.core.hosts.opencode import OpenCode
 from ll_loop.run import procs
 from ll_loop.run.hosting import Hosts, Limits, host_env
 from ll_loop.run.pipes import Stream
@@ -173,6 +174,9 @@ async def test_the_files_of_a_call_are_there_for_the_call_and_private(tmp_path: 
 def test_a_host_gets_what_it_needs_and_no_marks_of_an_agent_above_it() -> None:
     env = {"PATH": "/bin", "HOME": "/h", "ANTHROPIC_API_KEY": "k", "CLAUDECODE": "1", "CLAUDE_CODE_ENTRYPOINT": "cli",
            "DATABASE_PASSWORD": "p", "MY_OWN": "1", "LC_ALL": "C", "LL_LOOP_RUN_ID": "r"}  # fmt: skip
+    opencode = host_env({"OPENCODE": "1", "OPENCODE_PID": "7", "OPENCODE_CONFIG": "mine"}, OpenCode())
+    assert "OPENCODE_CONFIG" in opencode
+    assert not {"OPENCODE", "OPENCODE_PID"} & set(opencode)
     passed = host_env(env, Claude(), ("MY_*",))
     assert {"PATH", "HOME", "ANTHROPIC_API_KEY", "MY_OWN", "LC_ALL", "LL_LOOP_RUN_ID"} <= set(passed)
     assert not {"CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "DATABASE_PASSWORD"} & set(passed)

@@ -29,7 +29,7 @@ Body = Mapping[str, Any]
 
 
 class Say(NamedTuple):
-    """An answer in words; `then` they go on for ever, or the connection is cut."""
+    """An answer in words; `then` its stream goes silent (`hang`) or ends in the middle (`cut`)."""
 
     text: str
     then: str = ""
@@ -263,6 +263,7 @@ class Api(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: Api
+    protocol_version = "HTTP/1.1"
     timeout = 60
 
     def do_GET(self) -> None:
@@ -306,23 +307,30 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(text)
 
-    def _stream(self, lines: Iterable[object]) -> None:
+    def _stream(self, lines: Iterable[object], *, is_whole: bool = True) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         for line in lines:
             kind = line.get("type") if isinstance(line, dict) else None
             data = line if isinstance(line, str) else json.dumps(line)
             event = f"event: {kind}\n" if kind else ""
-            self.wfile.write(f"{event}data: {data}\n\n".encode())
-        self.wfile.flush()
+            self._write_chunk(f"{event}data: {data}\n\n".encode())
+        if is_whole:
+            self._write_chunk(b"")
+
+    def _write_chunk(self, data: bytes) -> None:
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
 
     def _break_off(self, dialect: Dialect, answer: Say) -> None:
-        """Everything of an answer but its end."""
+        """An answer up to its text, and then nothing: for ever, or at the end of the response."""
         lines = list(dialect.say(answer))
-        self._stream(lines[:-2])
+        begun = next(number for number, line in enumerate(lines, 1) if answer.text in json.dumps(line))
+        self._stream(lines[:begun], is_whole=answer.then == "cut")
         if answer.then == "hang":
             self.server.over.wait()
+            self.close_connection = True
 
     def log_request(self, code: object = "-", size: object = "-") -> None:
         pass

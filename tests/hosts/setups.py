@@ -73,7 +73,25 @@ def _pi(url: str, home: Path) -> Mapping[str, str]:
     return {"PI_OFFLINE": "1"}
 
 
-SETUPS: Mapping[str, Setup] = {"claude-code": _claude, "codex": _codex, "gemini": _gemini, "pi": _pi}
+def _opencode(url: str, home: Path) -> Mapping[str, str]:
+    model = {"tool_call": True, "limit": {"context": 100_000, "output": 4096}}
+    options = {"baseURL": f"{url}/v1", "apiKey": "dummy"}
+    provider = {"npm": "@ai-sdk/openai-compatible", "options": options, "models": {"m": model}}
+    settings = {"share": "disabled", "model": "fake/m", "small_model": "fake/m", "provider": {"fake": provider}}
+    return {
+        "OPENCODE_CONFIG_CONTENT": json.dumps(settings),
+        "OPENCODE_DISABLE_MODELS_FETCH": "1",
+        "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
+    }
+
+
+SETUPS: Mapping[str, Setup] = {
+    "claude-code": _claude,
+    "codex": _codex,
+    "gemini": _gemini,
+    "opencode": _opencode,
+    "pi": _pi,
+}
 
 
 def _write(path: Path, text: str) -> None:

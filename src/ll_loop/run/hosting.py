@@ -83,7 +83,7 @@ def host_env(env: Mapping[str, str], host: Host, more: tuple[str, ...] = ()) -> 
     """
     patterns = (*PASSED, *more)
     wanted = {name: value for name, value in env.items() if any(fnmatchcase(name, one) for one in patterns)}
-    return {name: value for name, value in wanted.items() if not name.startswith(host.markers)} | UNATTENDED
+    return {name: value for name, value in wanted.items() if not f"{name}=".startswith(host.markers)} | UNATTENDED
 
 
 class Hosts:

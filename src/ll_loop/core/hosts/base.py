@@ -80,7 +80,7 @@ class Host(Protocol):
 
     @property
     def markers(self) -> tuple[str, ...]:
-        """Beginnings of the names of variables by which an agent that we run under would confuse this one."""
+        """Beginnings of variables (`NAME=`, or of several names) by which an agent above us would confuse this one."""
 
     def build(self, call: Call) -> Launch:
         """The command of a call."""
