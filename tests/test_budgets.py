@@ -190,3 +190,6 @@ async def test_what_a_call_within_an_action_spends_is_spent_by_the_run_above(pro
     assert "budget of the run above used up: $2.00 of $2.00 are spent" in project.file("said").read_text()
     assert (result.terminated_by, result.final_state) == ("budget_exceeded", "s2")
     assert result.error == "budget used up: $3.00 of $3.00 are spent"
+    async with Session(project.folder, max_usd=3) as session:  # and that is not forgotten
+        with pytest.raises(RefusedError, match=r"\$3.00 of \$3.00 are spent"):
+            session.resume(recovery.open_run(project.runs, result.run_id))

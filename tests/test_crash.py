@@ -336,3 +336,15 @@ def test_killed_again_and_again_at_any_moment_every_step_is_made(project: Projec
         assert made == sorted(made)
         assert set(made) == set(range(STEPS))
         assert len(made) <= len(attempts)
+
+
+async def test_the_log_of_a_resumed_run_keeps_what_was_said_before(project: Project) -> None:
+    project.loop("a", "echo said; test -e go && exit; touch begun; sleep 30")
+    async with Session(project.folder, grace=1) as session:
+        run = session.start("a")
+        await appears(project.file("begun"))
+        run.cancel()
+    project.file("go").touch()
+    async with Session(project.folder) as session:
+        session.resume(recovery.open_run(project.runs, run.run_id))
+    assert (run.folder / "output.log").read_text().splitlines() == ["said", "said"]

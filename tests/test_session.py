@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -164,6 +165,23 @@ async def test_another_session_waits_for_the_scope_of_this_one(project: Project)
         await _results(first, second)
     assert project.lines("order") == ["long", "other"]
     assert len(project.run_folders()) == 2
+
+
+async def test_sessions_get_a_scope_in_the_order_in_which_they_asked(project: Project) -> None:
+    project.loop("long", "touch begun; until test -e go; do sleep 0.01; done", scope="src")
+    for name in "bcd":
+        project.loop(name, f"echo {name} >> order", scope="src")
+    async with AsyncExitStack() as stack:
+        sessions = [await stack.enter_async_context(Session(project.folder)) for _ in range(4)]
+        sessions[0].start("long")
+        await appears(project.file("begun"))
+        runs: list[RunHandle] = []
+        for name, session in zip("bcd", sessions[1:], strict=True):
+            runs.append(session.start(name))
+            await eventually(lambda: all(run.waits_for for run in runs))
+        project.file("go").touch()
+    assert project.lines("order") == ["b", "c", "d"]
+    assert sorted(path.name for path in project.locks.iterdir()) == [".acquire.lock"]
 
 
 async def test_a_scope_given_back_goes_to_the_next_though_its_turn_was_cancelled(project: Project) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import anyio
 
@@ -10,18 +10,19 @@ from ..core.model import Budget
 from ..core.tally import Tally, add_up, excess, total
 from ..errors import BudgetError
 from .handle import RunHandle
+from .recovery import StoredRun
 
 
 class Purse:
     """The budgets of a session's runs: each one's own, and the one that the runs of a batch share.
 
-    What was spent is in the runs themselves; of those that are not in this session, `remember` is told it. The time of
-    a run is that in which it was alive, the time of a batch that of this session.
+    What was spent is in the runs themselves; of those that are not in this session, `remember_all` is told it. The
+    time of a run is that in which it was alive, the time of a batch that of this session.
     """
 
     def __init__(self, runs: Sequence[RunHandle]) -> None:
         self._runs = runs
-        self._earlier: dict[str, Mapping[str, Tally]] = {}
+        self._earlier: dict[str, dict[str, Tally]] = {}
         self._since: float | None = None
         self._of_calls: dict[str, dict[str, Tally]] = {}  # what calls within a run's actions have spent, by caller
         self._ceiling = Budget()  # what the run above this session lets all of its runs spend
@@ -30,9 +31,12 @@ class Purse:
         """From now on the time of batches counts."""
         self._since = anyio.current_time()
 
-    def remember(self, batch: str, spent: Mapping[str, Tally]) -> None:
-        """What the runs of a batch, by id, had spent before this session."""
-        self._earlier[batch] = spent
+    def remember_all(self, earlier: Iterable[StoredRun]) -> None:
+        """What runs had spent before this session, and which of them were calls from within the actions of others."""
+        for run in earlier:
+            self._earlier.setdefault(run.batch, {})[run.run_id] = run.tally
+            if run.parent:
+                self.note(run.parent, run.run_id, run.tally)
 
     def note(self, run_id: str, by: str, spent: Tally) -> None:
         """What a call from within an action of the run has spent so far."""

@@ -409,9 +409,8 @@ class Session:
         caps = {"max_steps": max_steps, "max_iterations": max_iterations, "wishes": dict(wishes) or None}
         raised = {name: cap for name, cap in caps.items() if cap is not None}
         wanted = list(stored)
-        for batch in {run.batch for run in wanted if "shared" in run.created["overrides"]}:
-            of_batch = recovery.stored_runs(self.runs, recovery.run_ids(self.runs))
-            self._purse.remember(batch, {run.run_id: run.tally for run in of_batch if run.batch == batch})
+        if any(run.created["overrides"].keys() & {"shared", "budget"} for run in wanted):
+            self._purse.remember_all(recovery.stored_runs(self.runs, recovery.run_ids(self.runs)))
         taken = [self._reopened(run, raised, in_doubt, from_state) for run in wanted]
         for handle in taken:  # one at a time: a thousand runs must not need a thousand open files
             handle.journal.open()
