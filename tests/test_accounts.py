@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from ll_loop import Session, api
+from ll_loop.core.effects import Sleep
 from ll_loop.run.handle import RunHandle
 from ll_loop.run.request import Request
 from projects import LIMIT, Project, eventually, only
@@ -52,7 +53,13 @@ def calls(project: Project, handle: RunHandle) -> int:
     return len(only(project.records(handle.run_id), "action_spawned"))
 
 
-LADDER = "max_rate_limit_retries: 2\nrate_limit_backoff_base_seconds: 3\non_rate_limit_exhausted: failed\n"
+def rests(handle: RunHandle) -> float:
+    """How many seconds the run waits out a rate limit; 0 if it does not."""
+    waiting = handle.run.waiting if handle.run is not None else None
+    return waiting.seconds if isinstance(waiting, Sleep) else 0
+
+
+LADDER = "max_rate_limit_retries: 2\nrate_limit_backoff_base_seconds: 1.5\non_rate_limit_exhausted: failed\n"
 
 
 async def test_eight_runs_wait_out_one_rate_limit_and_none_loses_a_step(project: Project) -> None:
@@ -65,7 +72,7 @@ async def test_eight_runs_wait_out_one_rate_limit_and_none_loses_a_step(project:
         write(project, name, host=host, more=LADDER)
     async with Session(project.folder, jobs=8) as session:
         first = session.start("a")
-        await eventually(lambda: project.file("gone").exists() and first.run and first.run.waiting)
+        await eventually(lambda: rests(first))
         refused_at = time.time()
         handles = [first, *(session.start(name) for name in "bcdefgh")]
         with anyio.fail_after(LIMIT * 4):
@@ -125,3 +132,12 @@ async def test_who_pays_no_heed_to_memory_does_not_wait(project: Project) -> Non
     async with Session(project.folder, env=os.environ) as session:
         result = await session.start_request(Request("a", no_host_guard=True)).wait()
     assert result.status == "completed"
+
+
+async def test_a_time_that_is_told_in_words_is_waited_for(project: Project) -> None:
+    write(project, "a", "result error=limit; try again in 2 seconds status=429", more=LADDER.replace("1.5", "60"))
+    async with Session(project.folder, env=ENV) as session:
+        run = session.start("a")
+        await eventually(lambda: rests(run))
+        assert 2 <= rests(run) < 30  # what it was told, and not its ladder
+        run.cancel(grace=0)

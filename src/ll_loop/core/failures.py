@@ -14,7 +14,7 @@ FailureClass = Literal["quota", "network", "timeout", "resource", "auth", "serve
 _WORD = r"\b{}\b"
 _TEXTS: tuple[tuple[FailureClass, list[str]], ...] = (
     ("quota", ["out of extra usage", "rate limit", "quota exceeded", "too many requests", "api limit",
-               "usage limit", "429", "resource exhausted", "resourceexhausted"]),
+               "usage limit", r"hit your (?:[\w-]+ )?limit", "429", "resource exhausted", "resourceexhausted"]),
     ("network", ["connection (?:refused|timeout|reset)", "network error", "dns resolution",
                      "service unavailable", "502 bad gateway", "503 service unavailable", "504 gateway timeout",
                      _WORD.format("(?:econnrefused|enotfound|etimedout)")]),

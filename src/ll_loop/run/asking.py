@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -169,6 +170,7 @@ class Asking:
             async with self._traffic.call(account, self._tell, heavy=heavy) as over:
                 self._allow()
                 answered = await self._hosts.ask(host, call, hearer, limits=limits, started=started)
+                answered = _dated(answered)
                 over(answered.reply)
         except Denied as denied:
             return Answered(_not_started(host, denied.reply), 1, 0.0)
@@ -179,6 +181,14 @@ class Asking:
         """The run waits so long because its last call was turned away: others of that account wait as well."""
         if self._limited:
             await self._traffic.shut(self._limited, seconds)
+
+
+def _dated(answered: Answered) -> Answered:
+    if answered.reply.failure != "quota":
+        return answered
+    from .resets import dated  # time zones and expressions, which few calls need
+
+    return replace(answered, reply=dated(answered.reply, time.time()))
 
 
 def _not_started(host: Host, refusal: Reply) -> Reply:
