@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ from ll_loop.errors import CannotCreateError, NotFoundError, RefusedError, Usage
 from ll_loop.run import recovery
 from ll_loop.run.bus import Record
 from ll_loop.run.handle import RunHandle
+from ll_loop.run.locks import Ticket
+from ll_loop.run.perform import Actions
 from ll_loop.run.request import RunResult
 from ll_loop.run.session import Session
 from projects import LIMIT, Project, appears, eventually, names, only
@@ -519,6 +522,16 @@ async def test_a_reader_that_does_not_read_loses_records_and_knows_how_many(proj
     assert [dict(record) for record in heard] == written[:10]
     assert reader.dropped == len(written) - 10 > 90
     assert len(only(written, "action_output")) == 100
+
+
+async def test_of_a_run_that_is_over_little_stays_in_memory(project: Project) -> None:
+    project.loop("a", "true")
+    async with Session(project.folder) as session:
+        runs = [session.start("a") for _ in range(3)]
+        await _results(*runs)
+        gc.collect()
+        kept = [type(one).__name__ for one in gc.get_objects() if isinstance(one, Actions | Ticket)]
+        assert (kept, [run.status for run in runs]) == ([], ["completed"] * 3)
 
 
 # --- at home anywhere --------------------------------------------------------------------------------------

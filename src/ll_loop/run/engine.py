@@ -45,7 +45,7 @@ class Engine:
         self.run: Run | None = None
         self._journal = journal
         self._committer = committer
-        self._performer = performer
+        self._performer: Performer | None = performer
         self._clock = clock
         self._chance = chance
         self._changed = changed
@@ -57,11 +57,13 @@ class Engine:
 
     async def drive(self, decision: Decision, ts: str) -> Run:
         """Go on until the run ends. Cancelled, it leaves the run where it is: see `close`."""
+        performer = self._performer
+        assert performer is not None
         while True:
             await self._record(decision, ts)
             if decision.effect is None:
                 return decision.run
-            answer = await self._performer.perform(decision.effect, decision.run.top.tree)
+            answer = await performer.perform(decision.effect, decision.run.top.tree)
             ts = now()
             outcome = Outcome(answer, round(self._clock.at(), 6), ts, round(self._chance.random(), 6))
             self._journal.append(
@@ -84,6 +86,7 @@ class Engine:
 
     async def close(self, by: TerminatedBy, *, signal: int = 0, error: str | None = None) -> Run | None:
         """Close a run that was cut off: its state stays current, nothing is routed. None if it never began."""
+        self._performer = None  # its environment is a good part of what a run that is over would keep in memory
         if self.run is None or self.run.ending is not None:
             return self.run
         ts, at = now(), round(self._clock.at(), 6)

@@ -228,6 +228,7 @@ class RunHandle:
     def finish(self, result: RunResult) -> None:
         """Make the result known; readers of this run end."""
         self.result = result
+        self.ticket = None  # with its place in the tree of paths
         self.settle()
         self._done.set()
         for reader in self._readers:
