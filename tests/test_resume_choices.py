@@ -192,6 +192,8 @@ async def test_a_run_that_was_moved_on_goes_on_like_any_other(project: Project) 
         run.cancel()
     project.file("begun").unlink()
     _build(project, make="true", ship="test -e go || { touch begun; sleep 30; }; " + GOOD, more=", to: shop")
+    path = project.loops / "build.yaml"
+    path.write_text(path.read_text().replace("scope: [src]", "scope: ['${context.to}']"))
     async with Session(project.folder) as session:
         with pytest.raises(ReplayError, match="was changed since") as refused:
             api.resume(session)

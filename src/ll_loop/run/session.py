@@ -434,7 +434,8 @@ class Session:
         loop = machine.with_overrides(loop, raised)
         handle = RunHandle(self.runs, self.bus, stored.run_id, loop, request, created["index"])
         handle.stored, handle.replayed, handle.raised, handle.told = stored, replayed, raised, told
-        handle.context = told["from"]["context"] if "from" in told else created["context"]
+        context = created["context"] if replayed.run is None else replayed.run.root.context
+        handle.context = told["from"]["context"] if "from" in told else context
         handle.since, handle.extras = created["ts"], created.get("extras", {})
         handle.batch = stored.batch
         known = rebuild.secrets_known(stored, self.library, self.env)
