@@ -83,6 +83,27 @@ async def test_the_host_hears_how_hard_to_think(
     assert only(records, "action_complete")[0].get("effort") == told
 
 
+@pytest.mark.parametrize(
+    ("state", "head", "told"),
+    [
+        ("pruning_profile: {name: slim}\n", "pruning_profile: {name: lean}\n", "1 slim"),
+        ("", "pruning_profile: {suppress_catalog: true}\n", "1 default"),
+        ("pruning_profile: {enabled: false}\n", "pruning_profile: {name: lean}\n", " "),
+        ("", "", " "),
+    ],
+)
+async def test_the_host_hears_of_its_pruning_profile(project: Project, state: str, head: str, told: str) -> None:
+    write(project, prompt("result in=1 out=1", more=f"next: done\n{state}"), head)
+    agent = project.folder / "bin/claude"
+    agent.parent.mkdir()
+    said = 'echo "$LL_AUTOMATION $LL_AUTOMATION_PROFILE" > env'
+    agent.write_text(f'#!/bin/sh\n{said}\necho \'{{"type": "result", "result": "ok"}}\'\n')
+    agent.chmod(0o755)
+    path = f"{agent.parent}:{os.environ['PATH']}"
+    await run(project, {"PATH": path, "LL_HOST_CLI": "claude-code", "LL_AUTOMATION": "of a run above"})
+    assert (project.folder / "env").read_text().removesuffix("\n") == told
+
+
 async def test_a_failed_host_is_an_error_that_no_judge_is_asked_about(project: Project) -> None:
     write(project, prompt("text half", "result error=boom", more="on_yes: bad\non_no: bad\non_error: done\n"))
     result, records = await run(project)

@@ -40,27 +40,6 @@ def input_key_unguarded(subject: Subject) -> Findings:
         yield Finding(("required_inputs",), message, f"add `required_inputs: [{key}]`", at)
 
 
-WITHOUT_EFFECT = ("pruning_profile",)
-"""Keys of the loop, or of a state, that are read and checked but not yet obeyed."""
-
-
-LATER = "the loop runs as if it were not there"
-
-
-def without_effect(subject: Subject) -> Findings:
-    for key in WITHOUT_EFFECT:
-        if subject.data.get(key) is not None:
-            yield Finding((key,), f"`{key}` has no effect in this version", LATER)
-    if subject.data.get("artifact_mode") == "template":
-        message = "`artifact_mode: template` has no effect in this version: nothing is promoted"
-        yield Finding(("artifact_mode",), message)
-    for state in subject:
-        for key in WITHOUT_EFFECT:
-            if state.has(key):
-                message = f"state `{state.name}`: `{key}` has no effect in this version"
-                yield Finding(state.steps(key), message, LATER, state.at(key))
-
-
 def config_block(subject: Subject) -> Findings:
     """Keys of `config:` that nobody knows, or that nothing obeys yet."""
     block = subject.data.get("config")

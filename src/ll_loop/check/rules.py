@@ -35,7 +35,6 @@ RULES: tuple[Rule, ...] = (
     Rule("doc.scope-missing", "warning", document.scope_missing),
     Rule("doc.session-mode", "warning", words.loop_session_mode),
     Rule("scope.unresolved", "warning", inputs.scope_unresolved),
-    Rule("doc.without-effect", "warning", document.without_effect),
     Rule("doc.config", "warning", document.config_block),
     Rule("doc.handoff-threshold", "error", document.handoff_threshold),
     Rule("load.llm-model-conflict", "error", document.llm_model_conflict),

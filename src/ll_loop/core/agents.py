@@ -19,7 +19,8 @@ JUDGE_TIMEOUT = 1800.0
 class Agent(Struct, frozen=True):
     """Who takes a turn. Empty words mean: as is usual. `hint` names a capability in place of a model.
 
-    `host` is a host's name, or a mapping with a `command` or `acp`.
+    `host` is a host's name, or a mapping with a `command` or `acp`. `profile` is the name of a
+    pruning profile, by which the host's hooks know what to leave out.
     """
 
     host: str | Mapping[str, Any] = ""
@@ -28,6 +29,7 @@ class Agent(Struct, frozen=True):
     agent: str = ""
     tools: tuple[str, ...] = ()
     effort: str = ""
+    profile: str = ""
     session: tuple[str, str] = ("", "")
     """The session to continue: its host and its id."""
 
@@ -53,8 +55,17 @@ def agent_of(loop: Loop, state: State, session: tuple[str, str] = ("", "")) -> A
         agent=_word(keys, "agent"),
         tools=tuple(map(str, tools)) if isinstance(tools, list | tuple) else (),
         effort=_word(keys, "effort") or loop.wishes.effort or _word(_block(loop, "llm"), "effort"),
+        profile=_profile_of(loop, keys),
         session=session if continues(loop, state) else ("", ""),
     )
+
+
+def _profile_of(loop: Loop, keys: Mapping[str, Any]) -> str:
+    """The name of the pruning profile of a state, or else of the loop; empty without one."""
+    block = keys.get("pruning_profile", loop.meta.get("pruning_profile"))
+    if not isinstance(block, Mapping) or block.get("enabled") is False:
+        return ""
+    return _word(block, "name") or "default"
 
 
 def request_path_of(loop: Loop, state: State) -> str:

@@ -135,6 +135,7 @@ class Asking:
             cwd=str(self._cwd),
             model=model,
             effort=who.effort,
+            profile=who.profile,
             agent=who.agent,
             tools=who.tools,
             session=session,

@@ -132,7 +132,7 @@ class Hosts:
             command = Command(
                 argv=tuple(word.replace(FILES, str(folder)) for word in launch.argv),
                 cwd=call.cwd,
-                env=self._env_of(host, {name: value.replace(FILES, str(folder)) for name, value in launch.env.items()}),
+                env=self._env_of(host, call, launch, folder),
                 timeout=limits.wall,
                 idle_timeout=limits.idle,
                 stdin=talk.stdin,
@@ -142,8 +142,11 @@ class Hosts:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _env_of(self, host: Host, added: Mapping[str, str]) -> dict[str, str]:
-        return {**host_env(self._env, host, self._more_env), **added}
+    def _env_of(self, host: Host, call: Call, launch: Launch, folder: Path) -> dict[str, str]:
+        """The host's environment. Whether it runs under a pruning profile is for its hooks to heed."""
+        pruning = {"LL_AUTOMATION": "1" if call.profile else "", "LL_AUTOMATION_PROFILE": call.profile}
+        added = {name: value.replace(FILES, str(folder)) for name, value in launch.env.items()}
+        return {**host_env(self._env, host, self._more_env), **pruning, **added}
 
     async def _take_turn(
         self,

@@ -25,13 +25,15 @@ class Call(Struct, frozen=True, kw_only=True):
     """One turn of an agent: a prompt in, a text out.
 
     `schema` asks for an answer that fits a JSON schema, `session` goes on with an earlier session by its id, `effort`
-    says how hard to think. What a host cannot do of these is left out and named in `Launch.left_out`.
+    says how hard to think, `profile` is the pruning profile for the host's hooks. What a host cannot do of these
+    is left out and named in `Launch.left_out`.
     """
 
     prompt: str
     cwd: str
     model: str = ""
     effort: str = ""
+    profile: str = ""
     agent: str = ""
     tools: tuple[str, ...] = ()
     schema: Mapping[str, Any] | None = None
