@@ -269,6 +269,17 @@ def test_a_stopped_run_ends_the_agent_and_its_tool(case: Case) -> None:
 
 
 @quick_hosts
+def test_what_an_agent_of_a_killed_run_left_is_ended_before_it_is_asked_again(case: Case) -> None:
+    with case.start("slow-tool-once") as process:
+        wait_for(case.project.file("tool.pid").exists, process)
+        assert case.left_behind()
+        process.send_signal(signal.SIGUSR1)
+        run = case.finish(process)
+    assert (run["status"], run["final_state"]) == ("completed", "done")
+    assert case.turns == 2
+
+
+@quick_hosts
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_an_agent_that_falls_silent_is_ended(case: Case, backend: str) -> None:
     run = case.run("hang", backend, ask={**ASK, "idle_timeout": 4})

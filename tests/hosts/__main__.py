@@ -3,8 +3,8 @@
     python -m hosts HOST SCENARIO FOLDER CLIS WORDS...
 
 starts `ll-loop run WORDS...` in `FOLDER/project` with a home and an environment of its own, in which HOST is set up,
-ends it when it is told to end, and exits with its code. The requests are in `FOLDER/requests.jsonl`. With ALONE in the
-environment, it is in a network namespace of its own.
+ends it when it is told to end, resumes it when it was killed, and exits with its code. The requests are in
+`FOLDER/requests.jsonl`. With ALONE in the environment, it is in a network namespace of its own.
 """
 
 from __future__ import annotations
@@ -37,14 +37,21 @@ def main(host: str, scenario: str, folder: Path, clis: str, words: list[str]) ->
         home.mkdir()
         base = {"PATH": f"{clis}:{os.environ['PATH']}", "HOME": str(home), "LANG": "C.UTF-8", "TERM": "dumb"}
         env = {**base, **SETUPS[host](f"{url}/s/{scenario}", home)}
-        command = [sys.executable, "-m", "ll_loop", "run", *words]
-        with subprocess.Popen(command, cwd=folder / "project", env=env, stdin=subprocess.DEVNULL) as run:
+        code = run_command(["run", *words], folder / "project", env)
+        return run_command(["resume", "--json"], folder / "project", env) if code == -signal.SIGKILL else code
 
-            def pass_on(number: int, frame: FrameType | None) -> None:
-                run.send_signal(number)
 
-            signal.signal(signal.SIGTERM, pass_on)
-            return run.wait()
+def run_command(words: list[str], project: Path, env: dict[str, str]) -> int:
+    """Run `ll-loop` with these words; SIGTERM is passed on to it, and SIGUSR1 as SIGKILL."""
+    command = [sys.executable, "-m", "ll_loop", *words]
+    with subprocess.Popen(command, cwd=project, env=env, stdin=subprocess.DEVNULL) as run:
+
+        def pass_on(number: int, frame: FrameType | None) -> None:
+            run.send_signal(signal.SIGKILL if number == signal.SIGUSR1 else number)
+
+        signal.signal(signal.SIGTERM, pass_on)
+        signal.signal(signal.SIGUSR1, pass_on)
+        return run.wait()
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ def with_shell(command: str) -> Scenario:
     return lambda number, has_result: Say("DONE-TOOL") if has_result else UseShell(command)
 
 
+SLOW = "echo $$ > tool.pid; exec sleep 300"
 SCENARIOS: Mapping[str, Scenario] = {
     "ok": always(Say("FAKE-OK")),
     "tool": with_shell("echo TOOL-RAN | tee proof.txt"),
@@ -81,7 +82,8 @@ SCENARIOS: Mapping[str, Scenario] = {
     "r429-after-2": once(Refuse(429, retry_after=2), then=Say("AFTER-429")),
     "cut": always(Say("half an ans", then="cut")),
     "hang": always(Say("wait for", then="hang")),
-    "slow-tool": with_shell("echo $$ > tool.pid; exec sleep 300"),
+    "slow-tool": with_shell(SLOW),
+    "slow-tool-once": once(UseShell(SLOW), then=Say("DONE-TOOL")),
     "background": with_shell("tail -f /dev/null > /dev/null 2>&1 & echo $! > tool.pid"),
     "background-holding-output": with_shell("tail -f /dev/null & echo $! > tool.pid"),
 }
