@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,15 @@ def test_a_rate_limit_with_a_time_to_wait_is_waited_out_by_us(case: Case) -> Non
     run = case.run("r429-after-2", ask=PATIENT)
     assert (run["status"], run["final_state"]) == ("completed", "done")
     assert case.turns == 2
+
+
+@pytest.mark.parametrize("host", ["claude-code"])
+def test_a_subscription_that_is_used_up_is_waited_for_as_long_as_told(case: Case) -> None:
+    run = case.run("used-up", ask=PATIENT)
+    assert (run["status"], run["final_state"]) == ("completed", "done")
+    assert case.replies[0]["failure"] == "quota"
+    second = datetime.fromisoformat(only(case.records, "action_start")[1]["ts"])
+    assert second.timestamp() >= case.replies[0]["resets_at"]
 
 
 @every_host

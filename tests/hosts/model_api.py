@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -52,6 +53,7 @@ class Refuse(NamedTuple):
 
     status: int
     retry_after: int | None = None
+    limited_for: int | None = None
 
 
 Answer = Say | UseShell | Judge | Refuse
@@ -80,6 +82,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "e500": always(Refuse(500)),
     "r429": once(Refuse(429), then=Say("AFTER-429")),
     "r429-after-2": once(Refuse(429, retry_after=2), then=Say("AFTER-429")),
+    "used-up": once(Refuse(429, limited_for=4), then=Say("AFTER-429")),
     "cut": always(Say("half an ans", then="cut")),
     "hang": always(Say("wait for", then="hang")),
     "slow-tool": with_shell(SLOW),
@@ -305,9 +308,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(text)))
         if answer.retry_after is not None:
             self.send_header("Retry-After", str(answer.retry_after))
+        if answer.limited_for is not None:
+            self._tell_limit(int(time.time()) + answer.limited_for)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(text)
+
+    def _tell_limit(self, until: int) -> None:
+        """As Anthropic tells subscribers that they have used up their five hours."""
+        limit = {"status": "rejected", "reset": until, "5h-status": "rejected", "5h-reset": until, "5h-utilization": 1}
+        limit |= {"representative-claim": "five_hour"}
+        for name, value in limit.items():
+            self.send_header(f"anthropic-ratelimit-unified-{name}", str(value))
 
     def _stream(self, lines: Iterable[object], *, is_whole: bool = True) -> None:
         self.send_response(200)

@@ -14,9 +14,10 @@ MODEL = {"gemini": "gemini-2.5-flash"}
 
 
 def _claude(url: str, home: Path) -> Mapping[str, str]:
+    subscribes = url.endswith("/used-up")  # it tells of such limits to nobody else
     return {
         "ANTHROPIC_BASE_URL": url,
-        "ANTHROPIC_API_KEY": "sk-ant-dummy",
+        "CLAUDE_CODE_OAUTH_TOKEN" if subscribes else "ANTHROPIC_API_KEY": "sk-ant-dummy",
         "CLAUDE_CONFIG_DIR": str(home / ".claude"),
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "IS_SANDBOX": "1",  # else it takes no orders as root
