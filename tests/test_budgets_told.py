@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from itertools import pairwise
@@ -113,6 +114,24 @@ def test_a_host_that_is_not_there_is_said_for_all_loops_before_the_first_starts(
         prompts(project, name, DEAR)
     said = ll("run-many", "a", "b")
     assert said.err.index("`codex` of the host codex is not there") < said.err.index("started")
+
+
+@pytest.mark.parametrize(("version", "told"), [("0.12.3", True), ("0.169.9", False), ("", False)])
+def test_a_host_that_is_older_than_what_was_tested_is_said(
+    project: Project, ll: Ll, monkeypatch: pytest.MonkeyPatch, version: str, *, told: bool
+) -> None:
+    package = project.folder / "node_modules" / "codex"
+    (package / "bin").mkdir(parents=True)
+    (package / "package.json").write_text(json.dumps({"version": version}))
+    (package / "bin" / "codex.js").write_text("#!/bin/sh\n")
+    (package / "bin" / "codex.js").chmod(0o755)
+    (project.folder / "codex").symlink_to(package / "bin" / "codex.js")
+    monkeypatch.setenv("LL_HOST_CLI", "codex")
+    monkeypatch.setenv("PATH", os.pathsep.join([str(project.folder), "/usr/bin", "/bin"]))
+    prompts(project, "a", DEAR)
+    said = ll("run", "a", "--dry-run")
+    assert ("codex 0.12.3 is older than what ll-loop was tested with (0.169.0)" in said.err) is told
+    assert "is not there" not in said.err
 
 
 def test_the_report_has_tokens_and_dollars_of_runs_and_states(project: Project, ll: Ll) -> None:

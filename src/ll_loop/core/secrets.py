@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from .model import EMPTY, Loop
@@ -36,6 +37,7 @@ _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012
 _MARKED = re.compile(r"\*\*\*([A-Za-z0-9_]+(?:@[\w.-]+)?(?::\d+)?)\*\*\*")
 
 
+@lru_cache(maxsize=4096)
 def is_secret_name(name: str) -> bool:
     """Whether what goes by this name is secret: `*_TOKEN`, `*_KEY`, `*SECRET*`, `*PASSWORD*` and the like."""
     return _SECRET.search(name) is not None and _HARMLESS.search(name) is None

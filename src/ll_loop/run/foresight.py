@@ -1,7 +1,9 @@
-"""What can be said of a run's hosts before it starts: that one is not there, or that its price is not known."""
+"""What can be said of a run's hosts before it starts: that one is missing or old, or that its price is not known."""
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from ..core.agents import agent_of, judge_of, may_ask_models
-from ..core.hosts.base import Host
+from ..core.hosts.table import TESTED
 from ..core.judging import is_judged_by_a_model
 from ..core.model import Loop
 from ..core.prices import PRICES, TELLS_COST
@@ -55,13 +57,28 @@ def _of_one(
     except (UsageError, NotFoundError) as error:
         yield f"prompts will fail: {error}", error.hint
         return
-    if not _is_there(host, env, cwd):
+    place = shutil.which(str(cwd / host.binary) if "/" in host.binary else host.binary, path=env.get("PATH"))
+    if place is None:
         yield f"prompts will fail: `{host.binary}` of the host {host.key} is not there", "install it, or set PATH"
+    elif host.key in TESTED and _is_older(version := _version_of(Path(place)), TESTED[host.key]):
+        yield f"{host.key} {version} is older than what ll-loop was tested with ({TESTED[host.key]})", "update it"
     if capped and host.key not in TELLS_COST and ask.model not in PRICES:
         what = f"the model {ask.model}" if ask.model else f"the model that {host.key} chooses itself"
         yield f"--max-usd may not hold: no price is known for {what}", "--max-tokens bounds it"
 
 
-def _is_there(host: Host, env: Mapping[str, str], cwd: Path) -> bool:
-    place = str(cwd / host.binary) if "/" in host.binary else host.binary
-    return shutil.which(place, path=env.get("PATH")) is not None
+def _version_of(program: Path) -> str:
+    """What the package says that the program belongs to; empty if it belongs to none. The program is not run."""
+    for folder in list(program.resolve().parents)[:4]:
+        try:
+            document = json.loads((folder / "package.json").read_bytes())
+        except (OSError, ValueError):
+            continue
+        return str(document.get("version", "")) if isinstance(document, dict) else ""
+    return ""
+
+
+def _is_older(version: str, tested: str) -> bool:
+    """By its first two numbers; what has none is not."""
+    one, other = ([int(part) for part in re.findall(r"\d+", text)[:2]] for text in (version, tested))
+    return bool(one) and one < other

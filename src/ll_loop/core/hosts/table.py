@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .base import Host
 from .claude import Claude
 from .codex import Codex
@@ -12,6 +14,10 @@ from .pi import Pi
 
 NATIVE: tuple[Host, ...] = (Claude(), Codex(), Pi(), Gemini(), OpenCode())
 BY_NAME: dict[str, Host] = {host.key: host for host in (*NATIVE, FAKE)}
+TESTED: Mapping[str, str] = {
+    "claude-code": "2.1.330", "codex": "0.169.0", "gemini": "0.61.0", "opencode": "1.18.33", "pi": "0.73.1"
+}  # fmt: skip
+"""The versions whose streams the adapters were tested on."""
 ALIASES = {"claude": "claude-code"}
 
 
