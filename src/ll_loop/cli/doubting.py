@@ -21,8 +21,7 @@ async def decide(doubts: Iterable[Doubt], keys: Keys) -> dict[str, OnResume]:
     said: dict[str, OnResume] = {}
     look = look_at(STDERR, os.environ)
     for one in doubts:
-        line = f"run {one.run_id}: the action of {one.state} was cut off, nobody knows how far it came:"
-        say(look.fit(line), fd=STDERR)
+        say(f"run {one.run_id} was cut off in {one.state}, and nobody knows how far its action came:", fd=STDERR)
         say(*(look.fit(f"  {clean(line)}") for line in one.action.strip().splitlines()), fd=STDERR)
         answer = await _answer(keys)
         if answer is None:
