@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -172,6 +173,29 @@ async def test_a_file_that_somebody_else_put_in_its_place_is_not_removed(running
 
 
 # --- who is in the way -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def unremovable(file: Path) -> Iterator[None]:
+    """Not even root can remove it; skips the test where there is no such thing."""
+    if subprocess.run(["chattr", "+i", file], capture_output=True, check=False).returncode:
+        pytest.skip("no immutable files here")
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", file], check=True)
+
+
+@pytest.mark.skipif(shutil.which("chattr") is None, reason="chattr is missing")
+async def test_what_was_given_back_and_cannot_be_removed_keeps_nobody_of_ours_waiting(running: Path) -> None:
+    own = mirror(running)
+    await own.claim("one", "fix", SCOPE)
+    with unremovable(running / "one.lock"):
+        own.drop_nowait("one")
+        assert (running / "one.lock").exists()
+        assert await own.claim("two", "fix", SCOPE) is None
+    assert await own.claim("three", "fix", ["/elsewhere"]) is None
+    assert sorted(os.listdir(running)) == [".acquire.lock", "three.lock", "two.lock"]
 
 
 async def test_the_runs_of_one_mirror_do_not_see_each_other(running: Path) -> None:

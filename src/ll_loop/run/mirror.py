@@ -86,6 +86,7 @@ class Mirror:
         self._sweeps = sweeps
         self._swept: set[tuple[int, int, int]] = set()
         self._held: dict[str, tuple[_Wish, int]] = {}  # what is ours and the inodes of its files, by run id
+        self._left: dict[str, int] = {}  # inodes of what was given back and could not be removed
         self._waiting: dict[str, tuple[_Wish, int]] = {}  # those of ours that wait, and their places
         self._idle: dict[tuple[int, int, int], float] = {}  # since when it has been the turn of others
         self._watch = Watch(running_dir)
@@ -148,8 +149,15 @@ class Mirror:
     def drop_nowait(self, run_id: str) -> None:
         """As `drop`, without giving others a turn. A file that somebody else has put in its place stays."""
         if run_id in self._held:
-            _, inode = self._held.pop(run_id)
-            _unlink_own(self._file_of(run_id, LOCK), inode)
+            _, self._left[run_id] = self._held.pop(run_id)
+            self._remove_left()
+
+    def _remove_left(self) -> None:
+        """Remove the files of what was given back; what the system refuses is tried again with every claim."""
+        for run_id, inode in list(self._left.items()):
+            with suppress(OSError):
+                _unlink_own(self._file_of(run_id, LOCK), inode)
+                del self._left[run_id]
 
     def leave_line(self, run_id: str) -> None:
         """Give up the run's place in the line, if it has one: those behind it move up."""
@@ -207,6 +215,7 @@ class Mirror:
 
     def _attempt(self, wish: _Wish, notices: list[Notice]) -> Foreign | None:
         with _gate(self._dir):
+            self._remove_left()
             others = list(self._others(wish, notices))
             found = self._in_the_way(wish, others)
             if found is None:
@@ -217,7 +226,7 @@ class Mirror:
 
     def _others(self, wish: _Wish, notices: list[Notice]) -> Iterator[Foreign]:
         """What counts of other processes; what does not is cleared away."""
-        for lock in found_in(self._dir, wish.derived_from.union(self._held, self._waiting)):
+        for lock in found_in(self._dir, wish.derived_from.union(self._held, self._waiting, self._left)):
             killed = self._is_killed(lock)
             notice = None if killed else clear_away(lock)
             if notice is not None:
@@ -328,7 +337,7 @@ def _is_file_at(path: str, fd: int) -> bool:
 
 
 def _unlink_own(file: str, inode: int) -> None:
-    with suppress(OSError):
+    with suppress(FileNotFoundError):
         if os.lstat(file).st_ino == inode:
             os.unlink(file)
 
