@@ -144,6 +144,7 @@ async def test_at_a_terminal_each_run_is_asked_for(project: Project, capfd: pyte
 async def test_no_answer_is_no_decision(project: Project) -> None:
     await _cut_off(project, "a")
     assert await decide(api.doubts(project.folder), Typed()) == {}
+    assert api.doubts(project.folder, "nobody") == []
 
 
 # --- from another place ------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from .core.machine import with_overrides
 from .core.model import EMPTY
 from .core.replay import INPUTS
 from .core.simulate import Perform, walk
-from .errors import LoopError, Problem, RefusedError, UsageError
+from .errors import LoopError, NotFoundError, Problem, RefusedError, UsageError
 from .files.config import DEFAULT, Config, load_config, read_config
 from .files.library import Entry, Library
 from .files.places import find_project
@@ -224,14 +224,15 @@ class Doubt(Struct, frozen=True):
 def doubts(project: Path | str | None = None, wanted: str | None = None) -> list[Doubt]:
     """What somebody has to decide before the runs that `wanted` means can go on: see `resume` and its `in_doubt`.
 
-    NotFoundError if there is nothing to resume. What cannot be resumed has no doubts: `resume` says why it cannot.
+    What cannot be resumed has no doubts: `resume` says why it cannot.
     """
     library, found = library_of(Path(project or ".")), []
-    for run in resumable_runs(_runs_of(project), wanted):
-        with suppress(LoopError):
-            at = doubt(run, rebuild(run, library))
-            if at is not None and at.current.on_resume == "ask":
-                found.append(Doubt(run.run_id, run.loop, at.state, at.current.template, at.attempt))
+    with suppress(NotFoundError):
+        for run in resumable_runs(_runs_of(project), wanted):
+            with suppress(LoopError):
+                at = doubt(run, rebuild(run, library))
+                if at is not None and at.current.on_resume == "ask":
+                    found.append(Doubt(run.run_id, run.loop, at.state, at.current.template, at.attempt))
     return found
 
 
