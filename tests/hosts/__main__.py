@@ -33,9 +33,11 @@ def bring_up_loopback() -> None:
 
 def main(host: str, scenario: str, folder: Path, clis: str, words: list[str]) -> int:
     with serving(folder / "requests.jsonl") as url:
-        home = folder / "home"
+        home, temporary = folder / "home", folder / "tmp"
         home.mkdir()
-        base = {"PATH": f"{clis}:{os.environ['PATH']}", "HOME": str(home), "LANG": "C.UTF-8", "TERM": "dumb"}
+        temporary.mkdir()
+        base = {"PATH": f"{clis}:{os.environ['PATH']}", "LANG": "C.UTF-8", "TERM": "dumb"}
+        base |= {"HOME": str(home), "TMPDIR": str(temporary)}
         env = {**base, **SETUPS[host](f"{url}/s/{scenario}", home)}
         code = run_command(["run", *words], folder / "project", env)
         return run_command(["resume", "--json"], folder / "project", env) if code == -signal.SIGKILL else code
