@@ -84,10 +84,10 @@ class Finished(Struct, frozen=True):
         notes = []
         if self.leftovers:
             pids = ", ".join(str(left.pid) for left in self.leftovers)
-            notes.append(f"ended {len(self.leftovers)} background process(es) that the action left behind: {pids}")
+            notes.append(f"ended what the action left behind in the background: pid {pids}")
         if self.unkillable:
             pids = ", ".join(str(left.pid) for left in self.unkillable)
-            notes.append(f"could not end process(es) {pids}")
+            notes.append(f"could not end pid {pids}")
         return "; ".join(notes)
 
 

@@ -164,8 +164,8 @@ def _not_running(run: StoredRun) -> RefusedError:
     left = ", ".join(str(one.pid) for one in recovery.left_alive(run))
     return RefusedError(
         f"run {run.run_id} is not running: its process {run.owner.pid} is gone"
-        + (f", but left process(es) {left} alive" if left else ""),
-        hint=f"`ll-loop resume {run.run_id}` {'ends them and ' if left else ''}goes on with it",
+        + (f", but left alive pid {left}" if left else ""),
+        hint=f"`ll-loop resume {run.run_id}` {'ends that and ' if left else ''}goes on with it",
     )
 
 

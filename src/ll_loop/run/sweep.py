@@ -64,7 +64,7 @@ def refuse_if_alive(run_id: str, swept: Swept) -> None:
     """RefusedError if not everything could be ended."""
     if swept.unkillable:
         pids = ", ".join(str(one.pid) for one in swept.unkillable)
-        raise RefusedError(f"process(es) {pids} of the killed run {run_id} are still at work and cannot be ended")
+        raise RefusedError(f"what the killed run {run_id} left alive cannot be ended: pid {pids}")
 
 
 async def _ended(left: Sequence[Identity], run_id: str, grace: Grace) -> Swept:
