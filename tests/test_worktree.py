@@ -754,7 +754,8 @@ async def test_errors_of_ours_are_of_one_family(repo: Repo, tmp_path: Path) -> N
     [
         ("git add -A && git commit -qm 'fix(core): a; b | c'", True),
         ('git add a\ngit commit -m "in $PWD (all)"\n', True),
-        ("git commit -m one; git push", True),
+        ("git add a; git commit -m 'push'", True),
+        ("git commit -m one; git push", False),
         ("make && git commit -m one", False),
         ("git commit -m one || true", False),
         ('git commit -m "$(make)"', False),

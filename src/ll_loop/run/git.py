@@ -29,9 +29,11 @@ PATIENCE = 10.0
 _SINGLE_QUOTED = re.compile(r"'[^']*'")
 _DOUBLE_QUOTED = re.compile(r'"(?:[^"\\`$]|\\.|\$(?!\())*"')
 _AND_THEN = re.compile(r"&&|;|\n")
+_REMOTE = frozenset({"clone", "fetch", "ls-remote", "pull", "push", "submodule"})
 _MORE = re.compile(r"[|<>()`]|(?<!&)&(?!&)")
 _POLL = 0.02
 _GRACE = 2.0
+_REF_MOVED = re.compile(r"cannot lock ref '.+?': is at [0-9a-f]+ but expected [0-9a-f]+")
 _LOCK_HELD = re.compile(r"Unable to create '(?P<path>.+?\.lock)': File exists")
 
 _REPOSITORY_VARIABLES = frozenset(
@@ -149,24 +151,34 @@ async def git_write(
     give_up_at = anyio.current_time() + patience
     while True:
         result = await git(cwd, *args, timeout=timeout, env=env, extra=extra, spawner=spawner)
-        lock = None if result.ok else lock_in_the_way(cwd, result.stderr)
+        lock = None if result.ok else _lock_in_the_way(cwd, result.stderr)
         if lock is None:
             return result
-        if not await is_gone(lock, give_up_at):
+        if not await _is_gone(lock, give_up_at):
             raise RefusedError(
                 f"{lock} was in the way for {patience:g} s: another git is at work, or was killed",
                 hint=f"if no git is running: rm {shlex.quote(str(lock))}",
             )
 
 
-def lock_in_the_way(cwd: Path, stderr: str) -> Path | None:
-    """The lock file of another git because of which a git in `cwd` gave up, by what it said."""
+async def has_made_way(cwd: Path, stderr: str, give_up_at: float) -> bool:
+    """Whether a git in `cwd` gave up because of another one (by what it said), which has gone its way since.
+
+    Waits for that until `give_up_at`, by the clock of the event loop.
+    """
+    lock = _lock_in_the_way(cwd, stderr)
+    if lock is not None:
+        return await _is_gone(lock, give_up_at)
+    # Between its look at HEAD and its lock, somebody else's commit came first.
+    return _REF_MOVED.search(stderr) is not None and anyio.current_time() < give_up_at
+
+
+def _lock_in_the_way(cwd: Path, stderr: str) -> Path | None:
     found = _LOCK_HELD.search(stderr)
     return cwd / found["path"] if found else None
 
 
-async def is_gone(lock: Path, give_up_at: float) -> bool:
-    """Wait until a lock file has vanished; False if it has not by `give_up_at` (the event loop's clock)."""
+async def _is_gone(lock: Path, give_up_at: float) -> bool:
     while anyio.current_time() < give_up_at:
         await anyio.sleep(_POLL)
         if not await anyio.Path(lock).exists():
@@ -175,10 +187,17 @@ async def is_gone(lock: Path, give_up_at: float) -> bool:
 
 
 def is_only_git(script: str) -> bool:
-    """Whether a shell script does nothing but call git, one command after the other: it may be run once more."""
+    """Whether a shell script does nothing but call git, one command after the other, and none that asks a server.
+
+    Such a script may be run once more, and others may wait for it.
+    """
+    if "git" not in script:
+        return False
     bare = _DOUBLE_QUOTED.sub("''", _SINGLE_QUOTED.sub("''", script))
-    commands = [command.split(maxsplit=1) for command in _AND_THEN.split(bare) if command.strip()]
-    return bool(commands) and not _MORE.search(bare) and all(words[0] == "git" for words in commands)
+    commands = [command.split() for command in _AND_THEN.split(bare) if command.strip()]
+    if not commands or _MORE.search(bare):
+        return False
+    return all(words[0] == "git" and _REMOTE.isdisjoint(words) for words in commands)
 
 
 class Git(Struct, frozen=True):

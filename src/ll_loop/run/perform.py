@@ -5,7 +5,6 @@ A `Performer` is handed in: the simulator and the tests have one that plays a sc
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 import shutil
@@ -111,7 +110,7 @@ class Actions:
 
     `allow` is asked before each action, and before each call of a host; `traffic` says when that may start, and `tell`
     hears what it waits for. Hosts that are `heavy` start a moment apart, and not while memory is short. Others of the
-    same run have another `room`, and may share the `script`.
+    same run have another `room`, and may share the `script`. `git_turn` is held by actions that only call git.
     """
 
     def __init__(
@@ -133,7 +132,9 @@ class Actions:
         heavy: bool = True,
         room: str = "",
         script: Script | None = None,
+        git_turn: anyio.Lock | None = None,
     ) -> None:
+        self._git_turn = git_turn or anyio.Lock()
         self._spawner = spawner
         self._allow = allow
         self._library = library
@@ -256,19 +257,19 @@ class Actions:
         return _done(ended, hearer.marked, str(self._cwd))
 
     async def _run_to_its_end(self, command: Command, hearer: _Hearer, text: str) -> Finished:
-        """Run a shell action; if it only calls git and another git's lock was in its way, again without that.
+        """Run a shell action. Those of the session that only call git take turns in a tree, and wait for other gits.
 
-        Git itself does not wait for `index.lock`: of several runs that commit in one tree, all but one would fail.
+        Git itself does not wait for `index.lock`, and commits that overlap may lose what the other has staged.
         """
-        give_up_at = math.inf
-        while True:
-            ended = await self._spawner.run(command, hearer, started=self._note_child, grace=self._grace)
-            lock = git.lock_in_the_way(self._cwd, ended.stderr.text) if ended.exit_code else None
-            if lock is None or not git.is_only_git(text):
-                return ended
-            give_up_at = min(give_up_at, anyio.current_time() + git.PATIENCE)
-            if not await git.is_gone(lock, give_up_at):
-                return ended
+        run = partial(self._spawner.run, command, hearer, started=self._note_child, grace=self._grace)
+        if not git.is_only_git(text):
+            return await run()
+        async with self._git_turn:
+            ended = await run()
+            give_up_at = anyio.current_time() + git.PATIENCE
+            while ended.exit_code and await git.has_made_way(self._cwd, ended.stderr.text, give_up_at):
+                ended = await run()
+            return ended
 
     async def _prompt(self, action: RunAction) -> ActionDone:
         hearer = _Hearer(self._journal, self._log, action)

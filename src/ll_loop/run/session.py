@@ -151,6 +151,7 @@ class Session:
         self._workplaces = Workplaces(self.project, self.runs, self.worktrees, self._committer, self.bus)
         self._named: dict[str, Mapping[str, str]] = {}
         self._traffic = self._make_traffic(host_slots)
+        self._git_turns: dict[Path, anyio.Lock] = {}
         self._saver = StateSaver(self.handles)
         self._control = Control(self.handles, self._purse)
         self._kin = Kin(self.env, self._above, self._purse, self.batch)
@@ -587,6 +588,7 @@ class Session:
             heavy=not handle.loop.wishes.no_host_guard,
             room=room,
             script=script,
+            git_turn=self._git_turns.setdefault(cwd, anyio.Lock()),
         )
 
     def _changed(self, handle: RunHandle) -> None:
