@@ -33,8 +33,8 @@ async def run(name: str, input: str | None, dry_run: bool, **given: Any) -> int:
     """
     from . import runs
 
-    errand, wishes = runs.asked_of_run(name, input, given)
-    return runs.show_plans(errand.requests, wishes) if dry_run else await runs.carry_out(errand, wishes)
+    errand, telling = runs.asked_of_run(name, input, given)
+    return runs.show_plans(errand, telling) if dry_run else await runs.carry_out(errand, telling)
 
 
 @click.command("run-many")
@@ -53,8 +53,8 @@ async def run_many(names: tuple[str, ...], dry_run: bool, **given: Any) -> int:
     """
     from . import runs
 
-    errand, wishes = runs.asked_of_many(names, given)
-    return runs.show_plans(errand.requests, wishes) if dry_run else await runs.carry_out(errand, wishes)
+    errand, telling = runs.asked_of_many(names, given)
+    return runs.show_plans(errand, telling) if dry_run else await runs.carry_out(errand, telling)
 
 
 @click.command()

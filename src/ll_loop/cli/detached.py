@@ -63,10 +63,9 @@ class Reporter:
 
 
 async def _work(errand: Errand, reporter: Reporter) -> int:
-    wishes = runs.wishes_of(errand)
-    session = runs.session_of(wishes)
+    session = runs.session_of(errand)
     async with api.signals(session), session:
-        outlook = Outlook(session, wishes)
+        outlook = Outlook(session, errand, runs.Telling())
         handles = runs.starter_of(errand)(session)
         for handle in handles:
             await handle.settled()

@@ -15,8 +15,8 @@ from .forms import event_line, results_to_json, text_of
 from .terminal import STDOUT, Sink
 
 if TYPE_CHECKING:
-    from ..api import RunHandle, RunResult, Session
-    from .runs import Wishes
+    from ..api import Errand, RunHandle, RunResult, Session
+    from .runs import Telling
 
 
 EVENTS = 100_000
@@ -26,27 +26,28 @@ EVENTS = 100_000
 class Outlook:
     """Everything that a person or a program hears of the runs of a session; made before the first one starts."""
 
-    def __init__(self, session: Session, wishes: Wishes) -> None:
+    def __init__(self, session: Session, errand: Errand, telling: Telling) -> None:
         self._session = session
-        self._wishes = wishes
+        self._errand = errand
+        self._as_json = telling.as_json
         self._shown = session.bus.subscribe([], wanted=_is_shown)
-        self._passed_on = session.bus.subscribe([], size=EVENTS) if wishes.events else None
+        self._passed_on = session.bus.subscribe([], size=EVENTS) if telling.events else None
         self._stdout = Sink(STDOUT)
         self._display: Display | None = None
 
     async def watch(self, handles: list[RunHandle]) -> list[RunResult]:
         """Show the runs until all have ended. However it ends, the terminal is left as it was."""
-        wishes = self._wishes
-        many = wishes.many or len(handles) > 1
+        errand = self._errand
+        many = errand.many or len(handles) > 1
         colour = self._session.config.cli.color
-        self._display = display = Display(handles, quiet=wishes.quiet, many=many, grace=wishes.grace, colour=colour)
+        self._display = display = Display(handles, quiet=errand.quiet, many=many, grace=errand.grace, colour=colour)
         self._session.bus.listen(display.tracker.hear)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(display.follow, self._shown)
                 if self._passed_on is not None:
                     tasks.start_soon(pass_on, self._passed_on, self._stdout, _line_of, _over(handles))
-                results = await api.results(self._session, handles, fail_fast=wishes.fail_fast)
+                results = await api.results(self._session, handles, fail_fast=errand.fail_fast)
                 self._shown.close()
                 if self._passed_on is not None:
                     self._passed_on.close()
@@ -56,18 +57,18 @@ class Outlook:
 
     def tell(self, results: list[RunResult]) -> int:
         """Say how the runs ended, and return the exit code of it all."""
-        display, wishes = self._display, self._wishes
+        display, errand = self._display, self._errand
         assert display is not None
         code = combined_exit_code(result.exit_code for result in results)
         failing = {run_id: run.failing for run_id, run in display.tracker.runs.items() if run.failing is not None}
-        if wishes.many or len(results) > 1:
-            lines = report.of_many(results, failing, display.look, quiet=wishes.quiet)
+        if errand.many or len(results) > 1:
+            lines = report.of_many(results, failing, display.look, quiet=errand.quiet)
         else:
-            lines = report.of_one(results[0], failing.get(results[0].run_id), display.look, quiet=wishes.quiet)
+            lines = report.of_one(results[0], failing.get(results[0].run_id), display.look, quiet=errand.quiet)
         display.sink.put("".join(f"{line}\n" for line in lines))
         if self._passed_on is not None and self._passed_on.dropped:
             display.sink.put(f"warning: {self._passed_on.dropped} events were read too slowly and are not on stdout\n")
-        if wishes.as_json:
+        if self._as_json:
             self._stdout.put(text_of(results_to_json(results, code), indent=None) + "\n")
         self._stdout.finish()
         display.sink.finish()

@@ -26,28 +26,12 @@ from .terminal import STDERR, STDOUT, look_at, say
 from .words import plural
 
 
-class Wishes(Struct, frozen=True):
-    """How the user wants to hear of runs, and how long they may take to end."""
+class Telling(Struct, frozen=True):
+    """How a command tells of its runs, besides what it tells a person."""
 
-    project: Path | None = None
     as_json: bool = False
     events: bool = False
-    quiet: bool = False
-    grace: float = 5.0
-    jobs: int | None = None
-    fail_fast: bool = False
-    many: bool = False
-    attended: bool = False
-    host_slots: int | None = None
-    max_usd: float | None = None
-    max_tokens: int | None = None
-    deadline: float | None = None
     background: bool = False
-
-    @property
-    def where(self) -> Path:
-        """The project."""
-        return self.project or api.find_project(Path.cwd())
 
 
 def request_of(
@@ -67,115 +51,78 @@ def request_of(
     )
 
 
-def names_of(patterns: Iterable[str], wishes: Wishes) -> list[str]:
-    """The loops that names and patterns mean."""
-    return api.expand(api.Library(wishes.where), patterns)
-
-
-async def carry_out(errand: Errand, wishes: Wishes) -> int:
+async def carry_out(errand: Errand, telling: Telling) -> int:
     """Start all or none; see them through, or leave that to a process in the background."""
-    errand = await _decided(errand, wishes)
-    if wishes.background:
-        return await _leave(errand, wishes)
-    session = session_of(wishes)
+    errand = await _decided(errand)
+    if telling.background:
+        return await _leave(errand, telling)
+    session = session_of(errand)
     async with api.signals(session), session:
-        outlook = Outlook(session, wishes)
+        outlook = Outlook(session, errand, telling)
         results = await outlook.watch(starter_of(errand)(session))
     return outlook.tell(results)
 
 
-async def _decided(errand: Errand, wishes: Wishes) -> Errand:
+async def _decided(errand: Errand) -> Errand:
     """The errand with what somebody at the terminal says about actions in doubt, if that is to be asked."""
     going = errand.resume
     if going is None or going.failed or going.in_doubt or going.from_state or not is_somebody_there():
         return errand
-    said = await decide(api.doubts(wishes.where, going.wanted), Keyboard(live=False))
+    said = await decide(api.doubts(Path(errand.project), going.wanted), Keyboard(live=False))
     return replace(errand, resume=replace(going, in_doubt=said)) if said else errand
 
 
-Asked = tuple[Errand, Wishes]
+Asked = tuple[Errand, Telling]
 """What is to be done, and how it is to be told."""
+
+_SHARED = ("jobs", "host_slots", "grace", "fail_fast", "attended", "quiet", "backend")
+_BUDGET = ("max_usd", "max_tokens", "deadline")
 
 
 def asked_of_run(name: str, input: str | None, given: dict[str, Any]) -> Asked:  # noqa: A002
     """What the options of `run` ask for."""
-    wishes, backend = _wishes(given), given.pop("backend")
-    return errand_of(wishes, [request_of(name, input, **given)], backend=backend), wishes
+    project, telling, shared = _project(given), _taken(given, Telling.__struct_fields__), _taken(given, _SHARED)
+    return Errand(project, (request_of(name, input, **given),), **shared), Telling(**telling)
 
 
 def asked_of_many(names: Iterable[str], given: dict[str, Any]) -> Asked:
     """What the options of `run-many` ask for."""
-    wishes, backend = _wishes(given, many=True, together=True), given.pop("backend")
+    project, telling = _project(given), _taken(given, Telling.__struct_fields__)
+    shared = _taken(given, (*_SHARED, *_BUDGET))
     given["queue"] = True
-    requests = [request_of(name, None, **given) for name in names_of(names, wishes)]
-    return errand_of(wishes, requests, backend=backend), wishes
+    chosen = api.expand(api.Library(Path(project)), names)
+    requests = tuple(request_of(name, None, **given) for name in chosen)
+    return Errand(project, requests, many=True, **shared), Telling(**telling)
 
 
 def asked_of_resume(given: dict[str, Any]) -> Asked:
     """What the options of `resume` ask for."""
-    wishes, backend = _wishes(given, together=True), given.pop("backend")
-    return errand_of(wishes, resume=Resumption(**given), backend=backend), wishes
+    project, telling = _project(given), _taken(given, Telling.__struct_fields__)
+    shared = _taken(given, (*_SHARED, *_BUDGET))
+    return Errand(project, resume=Resumption(**given), **shared), Telling(**telling)
 
 
-def _wishes(given: dict[str, Any], *, many: bool = False, together: bool = False) -> Wishes:
-    """Take out of the options what tells how to run and to report, and what all runs may spend `together`."""
-    names = ["project", "as_json", "events", "quiet", "grace", "jobs", "host_slots", "fail_fast", "attended"]
-    names += ["background", *(["max_usd", "max_tokens", "deadline"] if together else [])]
-    return Wishes(**{name: given.pop(name) for name in names if name in given}, many=many)
+def _project(given: dict[str, Any]) -> str:
+    return str((given.pop("project") or api.find_project(Path.cwd())).absolute())
 
 
-def errand_of(
-    wishes: Wishes, requests: Sequence[Request] = (), resume: Resumption | None = None, *, backend: str = "asyncio"
-) -> Errand:
-    """All that the options ask for, as one value."""
-    return Errand(
-        str(wishes.where.absolute()),
-        tuple(requests),
-        resume,
-        jobs=wishes.jobs,
-        grace=wishes.grace,
-        fail_fast=wishes.fail_fast,
-        attended=wishes.attended,
-        quiet=wishes.quiet,
-        many=wishes.many,
-        backend=backend,
-        host_slots=wishes.host_slots,
-        max_usd=wishes.max_usd,
-        max_tokens=wishes.max_tokens,
-        deadline=wishes.deadline,
-    )
+def _taken(given: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Take these out of the options, as far as the command has them."""
+    return {name: given.pop(name) for name in names if name in given}
 
 
-def wishes_of(errand: Errand) -> Wishes:
-    """How the process in the background tells of its runs, and how long they may take to end."""
-    return Wishes(
-        project=Path(errand.project),
-        quiet=errand.quiet,
-        grace=errand.grace,
+def session_of(errand: Errand) -> Session:
+    """The session for what was asked."""
+    return api.Session(
+        errand.project,
         jobs=errand.jobs,
-        fail_fast=errand.fail_fast,
-        many=errand.many,
-        attended=errand.attended,
+        grace=errand.grace,
+        subreaper=True,
+        attended=errand.attended or is_somebody_there(),
         host_slots=errand.host_slots,
         max_usd=errand.max_usd,
         max_tokens=errand.max_tokens,
         deadline=errand.deadline,
-    )
-
-
-def session_of(wishes: Wishes) -> Session:
-    """The session for what was asked."""
-    attended = wishes.attended or is_somebody_there()
-    return api.Session(
-        wishes.where,
-        jobs=wishes.jobs,
-        grace=wishes.grace,
-        subreaper=True,
-        attended=attended,
-        host_slots=wishes.host_slots,
-        max_usd=wishes.max_usd,
-        max_tokens=wishes.max_tokens,
-        deadline=wishes.deadline,
     )
 
 
@@ -198,8 +145,8 @@ def starter_of(errand: Errand) -> Callable[[Session], list[RunHandle]]:
     return start
 
 
-async def _leave(errand: Errand, wishes: Wishes) -> int:
-    if wishes.events:
+async def _leave(errand: Errand, telling: Telling) -> int:
+    if telling.events:
         raise UsageError("--events shows what happens, --background does not wait", hint="use `ll-loop logs -f --json`")
     if os.environ.get("LL_LOOP_RUN_ID"):
         raise RefusedError(
@@ -207,7 +154,7 @@ async def _leave(errand: Errand, wishes: Wishes) -> int:
         )
     report = await api.start_in_background(errand)
     code = int(report["exit_code"])
-    if wishes.as_json:
+    if telling.as_json:
         say(text_of(report, indent=None))
     else:
         say(*_left_lines(report))
@@ -285,13 +232,13 @@ def _hands_down_all(state: State) -> bool:
     return isinstance(state.work, SubLoop) and state.work.passthrough
 
 
-def show_plans(requests: Sequence[Request], wishes: Wishes) -> int:
+def show_plans(errand: Errand, telling: Telling) -> int:
     """Print what would be run. Nothing is started, nothing is written."""
-    session = api.Session(wishes.where)
-    handles = [session.prepare(request) for request in requests]
-    if not wishes.quiet:
+    session = api.Session(errand.project)
+    handles = [session.prepare(request) for request in errand.requests]
+    if not errand.quiet:
         _mention_problems(handles)
-    if wishes.as_json:
+    if telling.as_json:
         say(text_of({"runs": [], "plans": [plan_to_json(handle) for handle in handles], "exit_code": 0}))
         return 0
     look = look_at(STDOUT, os.environ)
