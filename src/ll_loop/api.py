@@ -50,12 +50,13 @@ from .run.follow import Follower
 from .run.handle import RunHandle
 from .run.inputs import inputs_of
 from .run.mirror import Mirror
+from .run.preparing import InDoubt
 from .run.probes import load_loop
 from .run.procs import own_identity
 from .run.rebuild import doubt, rebuild
 from .run.recovery import StoredRun, failed_requests, find_run, resumable_runs, run_ids, stored_runs
 from .run.request import Request, RunResult
-from .run.session import InDoubt, Session
+from .run.session import Session
 from .run.trial import Trial, Tried
 from .run.upkeep import Cleaner, Pruned, Remains, Rule
 

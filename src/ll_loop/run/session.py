@@ -19,57 +19,42 @@ from typing import Any, Self
 import anyio
 import anyio.abc
 
-from ..core import machine
-from ..core.definition import definition_to_json
 from ..core.endings import exit_code_of, status_of
-from ..core.frame import Frame
-from ..core.model import EMPTY, Budget, Ending, Loop, OnResume, TerminatedBy
-from ..core.replay import Replayed, start_in
+from ..core.model import EMPTY, Budget, Ending, TerminatedBy
 from ..errors import CannotCreateError, LoopError, NotFoundError, RefusedError, UsageError
 from ..files.config import Config, load_config
 from ..files.library import Library
-from . import best_effort, files, procs, rebuild, recovery, sweep
+from . import best_effort, files, procs, recovery, sweep
 from .admission import Admission
 from .asking import known_hints
 from .bus import Bus, Reader
 from .circuit import Circuit
 from .control import Control
 from .engine import Clock, Engine
-from .foresight import doubts
 from .git import Gate
 from .handle import RunHandle
-from .inputs import (
-    exports_of,
-    inputs_of,
-    nesting_of,
-    overrides_of,
-    own_sources,
-    refuse_depth,
-    runs_above,
-    scope_of,
-)
-from .journal import VERSION, Committer, as_read_back, now
+from .inputs import exports_of, nesting_of, own_sources, runs_above
+from .journal import Committer
 from .kin import SOCKET, Kin
 from .lockfile import Foreign
-from .locks import Locks, folds_case, normalise
+from .locks import Locks, folds_case
 from .mirror import Mirror
 from .perform import Actions, Script
-from .probes import memory_in_use, named_env, read_head
+from .preparing import InDoubt, Preparing
+from .probes import memory_in_use
 from .process import Spawner
 from .purse import Purse
 from .recovery import StoredRun, identity_to_json
-from .request import Request, check_numbers, limits, new_run_id
+from .request import Request, limits, new_run_id
 from .results import cause_of, result_of
 from .rooms import Rooms
 from .saver import StateSaver
-from .secrecy import hush, refuse_missing, refuse_unknown, secrets_of, withheld_in
+from .secrecy import hush
 from .traffic import Traffic
 from .tree import Grace
 from .workplace import Workplaces
 from .worktree import Worktrees
 
-InDoubt = OnResume | Mapping[str, OnResume]
-"""What to do with actions that were cut off: one word for all, or one by run id."""
 TICK = 0.2
 """Seconds between two wake-ups of an event loop that is somebody else's: a notebook's interrupt wakes nobody."""
 CLOSING = 10.0
@@ -124,9 +109,7 @@ class Session:
         self.bus = Bus()
         self.batch = new_run_id("batch")
         self.handles: list[RunHandle] = []
-        self._shared = limits(max_usd, max_tokens, deadline)
         self._purse = Purse(self.handles)
-        self._prepared = 0
         self.env = {**self.config.environment, **os.environ} if env is None else dict(env)
         if library is None:
             self.library.model_hints = known_hints(self.env, self.config.orchestration)
@@ -149,11 +132,21 @@ class Session:
         self._committer = Committer()
         self.worktrees = self._make_worktrees()
         self._workplaces = Workplaces(self.project, self.runs, self.worktrees, self._committer, self.bus)
-        self._named: dict[str, Mapping[str, str]] = {}
         self._traffic = self._make_traffic(host_slots)
         self._git_turns: dict[Path, anyio.Lock] = {}
         self._saver = StateSaver(self.handles)
         self._control = Control(self.handles, self._purse)
+        self._preparing = Preparing(
+            self.project,
+            self.runs,
+            self.config,
+            self.library,
+            self.env,
+            bus=self.bus,
+            purse=self._purse,
+            batch=self.batch,
+            shared=limits(max_usd, max_tokens, deadline),
+        )
         self._kin = Kin(self.env, self._above, self._purse, self.batch)
         self._ended_by: tuple[TerminatedBy, int] | None = None
         self._services: anyio.abc.TaskGroup | None = None
@@ -292,27 +285,7 @@ class Session:
 
     def prepare(self, request: Request) -> RunHandle:
         """Everything about a start that can be found wrong before anything happens: raises, or gives a handle."""
-        check_numbers(request)
-        refuse_depth(self._above)
-        overrides = overrides_of(request, self.config)
-        if self._shared:
-            overrides["shared"] = self._shared
-        loop = self._loop_of(request, overrides)
-        handle = RunHandle(self.runs, self.bus, new_run_id(loop.name), loop, request, self._prepared)
-        self._prepared += 1
-        handle.batch = self.batch
-        inputs = inputs_of(loop, request, self.project, self.config, f"{handle.artifacts}/")
-        handle.overrides, handle.extras, handle.problems = overrides, inputs.extras, inputs.problems
-        handle.problems += doubts(loop, self.env, self.project, self.config.orchestration)
-        handle.context = as_read_back(inputs.context)  # so that a replay sees the very values that the run saw
-        handle.journal.secrets = secrets_of(self.env, handle.context, request.secrets)
-        refuse_unknown(request.secrets, handle.secrets)
-        if not request.worktree:
-            handle.paths = _paths(loop, inputs.context, self.project)
-        return handle
-
-    def _loop_of(self, request: Request, overrides: Mapping[str, Any]) -> Loop:
-        return machine.with_overrides(self.library.load(request.name).loop, overrides)
+        return self._preparing.new(request)
 
     def _env_of(self, handle: RunHandle, cwd: Path) -> dict[str, str]:
         own = nesting_of(self.env, self._above, handle.run_id, limited=self._limited)
@@ -331,27 +304,7 @@ class Session:
             handle.artifacts.mkdir(mode=0o700)
         except OSError as error:
             raise CannotCreateError(f"cannot create {handle.artifacts}: {error.strerror}") from error
-        loop = handle.loop
-        env = self._named_env(loop)
-        withheld = withheld_in([handle.context, env, handle.request.to_json()], handle.secrets, loop.context)
-        handle.journal.append(
-            "run_created",
-            {
-                "version": VERSION,
-                "path": loop.path,
-                "fingerprint": loop.fingerprint,
-                "request": handle.request.to_json(),
-                "overrides": handle.overrides,
-                "context": handle.context,
-                "extras": handle.extras,
-                "env": env,
-                "batch": self.batch,
-                "index": handle.index,
-                **({"parent": self._above[-1]} if self._above else {}),
-                **({"withheld": withheld} if withheld else {}),
-                **self._claim(),
-            },
-        )
+        handle.journal.append("run_created", {**self._preparing.created(handle), **self._claim()})
         self._announce(handle)
 
     def _claim(self) -> dict[str, Any]:
@@ -412,62 +365,11 @@ class Session:
         wanted = list(stored)
         if any(run.created["overrides"].keys() & {"shared", "budget"} for run in wanted):
             self._purse.remember_all(recovery.stored_runs(self.runs, recovery.run_ids(self.runs)))
-        taken = [self._reopened(run, raised, in_doubt, from_state) for run in wanted]
+        taken = [self._preparing.again(run, raised, in_doubt, from_state) for run in wanted]
         for handle in taken:  # one at a time: a thousand runs must not need a thousand open files
             handle.journal.open()
             handle.journal.close()
         return [self.launch(handle) for handle in taken]
-
-    def _reopened(
-        self, stored: StoredRun, raised: Mapping[str, Any], in_doubt: InDoubt, from_state: str | None
-    ) -> RunHandle:
-        replayed = rebuild.rebuild(stored, self.library, self.env, from_state=from_state)
-        created = replayed.created or stored.created
-        refuse_missing(stored.run_id, [created["context"], created["env"]], created.get("withheld", ()))
-        raised = {**replayed.raised, **raised}
-        if self._shared:
-            raised["shared" if "shared" in created["overrides"] else "budget"] = self._shared
-        request = Request.from_json(created["request"])
-        told = self._told(stored, replayed, request, in_doubt, from_state)
-        if from_state is None:
-            rebuild.refuse_at_cap(stored, replayed, raised)
-        loop = self._loop_now(created) if from_state or not replayed.run else replayed.run.root.loop
-        loop = machine.with_overrides(loop, raised)
-        handle = RunHandle(self.runs, self.bus, stored.run_id, loop, request, created["index"])
-        handle.stored, handle.replayed, handle.raised, handle.told = stored, replayed, raised, told
-        context = created["context"] if replayed.run is None else replayed.run.root.context
-        handle.context = told["from"]["context"] if "from" in told else context
-        handle.since, handle.extras = created["ts"], created.get("extras", {})
-        handle.batch = stored.batch
-        known = rebuild.secrets_known(stored, self.library, self.env)
-        handle.journal.secrets = known.and_more(secrets_of(self.env, handle.context, request.secrets).values)
-        if stored.is_out_of_budget and (reason := self._purse.excess(handle)):
-            hint = "give it more: --max-usd, --max-tokens or --deadline"
-            raise RefusedError(f"run {stored.run_id} would end at once: {reason}", hint=hint)
-        handle.journal.continue_at(stored.end, stored.text.records[-1]["seq"])
-        if not request.worktree:
-            handle.paths = _paths(loop, handle.context, self.project)
-        return handle
-
-    def _loop_now(self, created: Mapping[str, Any]) -> Loop:
-        return machine.with_overrides(self.library.load(created["path"]).loop, created["overrides"])
-
-    def _told(
-        self, stored: StoredRun, replayed: Replayed, request: Request, in_doubt: InDoubt, from_state: str | None
-    ) -> dict[str, Any]:
-        """What somebody said about how the run is to go on, as its journal is to have it."""
-        word = in_doubt if isinstance(in_doubt, str) else in_doubt.get(stored.run_id)
-        where = rebuild.doubt(stored, replayed)
-        if from_state is None:
-            if word is None:
-                rebuild.refuse_unanswered(stored, where)
-            return {} if word is None or where is None else {"in_doubt": word}
-        loop = self._loop_now(replayed.created or stored.created)
-        state = rebuild.state_in(loop, from_state, stored, replayed)
-        fresh = inputs_of(loop, request, self.project, self.config, f"{stored.folder / 'artifacts'}/").context
-        known = {} if replayed.run is None else replayed.run.root.context
-        start = {"state": state, "path": loop.path, "fingerprint": loop.fingerprint, "env": self._named_env(loop)}
-        return {"from": {**start, "context": as_read_back({**fresh, **known})}}
 
     def _take_over(self, handle: RunHandle, stored: StoredRun) -> None:
         """From here on the run is ours, for everybody to see, also while it waits."""
@@ -555,7 +457,7 @@ class Session:
         changed = partial(self._changed, handle)
         handle.engine = engine = Engine(handle.journal, self._committer, performer, Clock(spent), self._random, changed)
         try:
-            decision, ts = self._first_decision(handle, cwd, performer.script)
+            decision, ts = self._preparing.first_decision(handle, cwd, performer.script)
             await engine.drive(decision, ts)
         except Exception as error:
             failure = files.as_known(error)
@@ -595,38 +497,6 @@ class Session:
         self._saver.mark(handle)
         self._kin.mark()
 
-    def _first_decision(self, handle: RunHandle, cwd: Path, script: str) -> tuple[machine.Decision, str]:
-        ts = now()
-        journal, replayed = handle.journal, handle.replayed
-        if replayed is None or replayed.run is None:
-            self._define(handle)
-            origin = _origin(handle.loop, cwd)
-            begun = {"at": 0.0, "origin": origin, "cwd": str(cwd), "script": script, **handle.raised}
-            journal.append("run_started", begun, ts=ts)
-            env = self._named_env(handle.loop)
-            return machine.begin(handle.loop, handle.context, env=env, ts=ts, origin=origin, extras=handle.extras), ts
-        journal.append_events(replayed.missing, replayed.run.ts)
-        at = max(replayed.at, replayed.run.at)
-        assert handle.stored is not None
-        started = replayed.started and handle.stored.may_have_begun
-        if "from" in handle.told:
-            self._define(handle)
-        told = {**handle.told, **_doubt(rebuild.doubt(handle.stored, replayed), handle.told)}
-        journal.append("run_resumed", {"at": at, "started": started, "script": script, **handle.raised, **told}, ts=ts)
-        start = start_in(told["from"], handle.loop) if "from" in told else None
-        choice = told.get("in_doubt")
-        return machine.resume(replayed.run, at, ts, started=started, in_doubt=choice, start=start, **handle.raised), ts
-
-    def _define(self, handle: RunHandle) -> None:
-        handle.journal.append("loop_defined", {"definition": definition_to_json(handle.loop)})
-
-    def _named_env(self, loop: Loop) -> Mapping[str, str]:
-        """What the loop's templates may see of the environment; the same for all its runs."""
-        known = self._named.get(loop.fingerprint)
-        if known is None:
-            known = self._named[loop.fingerprint] = named_env(loop, self.env)
-        return known
-
     async def _sweep(self, handle: RunHandle, stored: StoredRun) -> None:
         """End what a killed process of this run left alive, also while it waits: it may be at work in its scope."""
         if not stored.has_begun:
@@ -651,27 +521,3 @@ async def _tick(until: anyio.CancelScope) -> None:
     with until:
         while True:  # noqa: ASYNC110 - to wake up is all that it is for
             await anyio.sleep(TICK)
-
-
-def _paths(loop: Loop, context: Mapping[str, Any], base: Path) -> tuple[str, ...]:
-    return tuple(str(path) for path in normalise(scope_of(loop, context), base))
-
-
-def _doubt(where: Frame | None, told: Mapping[str, Any]) -> dict[str, Any]:
-    """The state whose action may have done its work, though nobody saw it end, and what is done about that."""
-    if where is None:
-        return {}
-    policy = "leave" if "from" in told else told.get("in_doubt", where.current.on_resume)
-    return {"doubt": where.state, "policy": policy, "attempt": where.attempt + 1}
-
-
-def _origin(loop: Loop, cwd: Path) -> dict[str, Any]:
-    """The fields of `loop_start`: which file, and which commit the project was at."""
-    head, branch = read_head(cwd)
-    return {
-        "loop_yaml_path": loop.path,
-        "loop_yaml_sha256": loop.file_sha256,
-        "head_sha": head,
-        "branch": branch,
-        "worktree_digest": None,
-    }

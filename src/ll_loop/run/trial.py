@@ -15,7 +15,6 @@ from ..core.model import EMPTY, Loop
 from ..errors import NotFoundError, UsageError
 from ..files.keys import did_you_mean
 from . import journal
-from .inputs import overrides_of
 from .journal import Record
 from .request import Request, RunResult
 from .session import Session
@@ -74,7 +73,7 @@ class Trial(Session):
 
     def _make_room(self) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="ll-loop-test-")
-        self.runs = Path(self._scratch.name).resolve()
+        self.runs = self._preparing.runs = Path(self._scratch.name).resolve()
 
     async def attempt(
         self, request: Request, state: str, *, captured: Mapping[str, str] = EMPTY, prev: str | None = None
@@ -85,23 +84,20 @@ class Trial(Session):
         NotFoundError (no such loop, state or input), UsageError (the state is an end), DefinitionError, RefusedError
         (the scope is held). Cancelling it ends the action.
         """
-        self._excerpt = self._excerpt_of(request, state, captured, prev)
-        handle = self.launch(self.prepare(request))
+        excerpt = self._excerpt_of(request, state, captured, prev)
+        handle = self.launch(self._preparing.new(request, excerpt))
         result = await handle.wait()
         records = journal.read(handle.folder / journal.NAME).records if handle.journal.seq else ()
-        return _told(self._excerpt.name, state, list(records), result)
+        return _told(excerpt.name, state, list(records), result)
 
     def _excerpt_of(self, request: Request, state: str, captured: Mapping[str, str], prev: str | None) -> Loop:
-        loop = super()._loop_of(request, overrides_of(request, self.config))
+        loop = self.library.load(request.name).loop
         if state not in loop.states:
             hint = did_you_mean(state, loop.states) or f"states are {', '.join(loop.states)}"
             raise NotFoundError(f"{loop.name} has no state `{state}`", hint=hint)
         if loop.states[state].terminal:
             raise UsageError(f"the state `{state}` is an end: nothing runs there")
         return only(loop, state, captured, prev)
-
-    def _loop_of(self, request: Request, overrides: Mapping[str, Any]) -> Loop:
-        return self._excerpt
 
 
 def _told(loop: str, state: str, records: list[Record], result: RunResult) -> Tried:

@@ -1,0 +1,215 @@
+"""A run before it begins: all about a start or a resume that can be found wrong before anything happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core import machine
+from ..core.definition import definition_to_json
+from ..core.frame import Frame
+from ..core.model import Loop, OnResume
+from ..core.replay import Replayed, start_in
+from ..errors import RefusedError
+from ..files.config import Config
+from ..files.library import Library
+from . import rebuild
+from .bus import Bus
+from .foresight import doubts
+from .handle import RunHandle
+from .inputs import inputs_of, overrides_of, refuse_depth, runs_above, scope_of
+from .journal import VERSION, as_read_back, now
+from .locks import normalise
+from .probes import named_env, read_head
+from .purse import Purse
+from .recovery import StoredRun
+from .request import Request, check_numbers, new_run_id
+from .secrecy import refuse_missing, refuse_unknown, secrets_of, withheld_in
+
+InDoubt = OnResume | Mapping[str, OnResume]
+"""What to do with actions that were cut off: one word for all, or one by run id."""
+
+
+class Preparing:
+    """Makes the handles of a session's runs, from requests and from what runs left in their journals.
+
+    `shared` is what all of them together may spend.
+    """
+
+    def __init__(
+        self,
+        project: Path,
+        runs: Path,
+        config: Config,
+        library: Library,
+        env: Mapping[str, str],
+        *,
+        bus: Bus,
+        purse: Purse,
+        batch: str,
+        shared: Mapping[str, Any],
+    ) -> None:
+        self._project = project
+        self.runs = runs
+        self._config = config
+        self._library = library
+        self._env = env
+        self._above = runs_above(env)
+        self._bus = bus
+        self._purse = purse
+        self._batch = batch
+        self._shared = shared
+        self._named: dict[str, Mapping[str, str]] = {}
+        self._count = 0
+
+    def new(self, request: Request, loop: Loop | None = None) -> RunHandle:
+        """A handle for a run of what the request names, or of `loop` in its place; raises if anything is wrong."""
+        check_numbers(request)
+        refuse_depth(self._above)
+        overrides = overrides_of(request, self._config)
+        if self._shared:
+            overrides["shared"] = self._shared
+        loop = machine.with_overrides(loop or self._library.load(request.name).loop, overrides)
+        handle = RunHandle(self.runs, self._bus, new_run_id(loop.name), loop, request, self._count)
+        self._count += 1
+        handle.batch = self._batch
+        inputs = inputs_of(loop, request, self._project, self._config, f"{handle.artifacts}/")
+        handle.overrides, handle.extras, handle.problems = overrides, inputs.extras, inputs.problems
+        handle.problems += doubts(loop, self._env, self._project, self._config.orchestration)
+        handle.context = as_read_back(inputs.context)  # so that a replay sees the very values that the run saw
+        handle.journal.secrets = secrets_of(self._env, handle.context, request.secrets)
+        refuse_unknown(request.secrets, handle.secrets)
+        if not request.worktree:
+            handle.paths = _paths(loop, inputs.context, self._project)
+        return handle
+
+    def again(
+        self, stored: StoredRun, raised: Mapping[str, Any], in_doubt: InDoubt, from_state: str | None
+    ) -> RunHandle:
+        """A handle for a run that is to go on; raises if it cannot: see `Session.resume`."""
+        replayed = rebuild.rebuild(stored, self._library, self._env, from_state=from_state)
+        created = replayed.created or stored.created
+        refuse_missing(stored.run_id, [created["context"], created["env"]], created.get("withheld", ()))
+        raised = {**replayed.raised, **raised}
+        if self._shared:
+            raised["shared" if "shared" in created["overrides"] else "budget"] = self._shared
+        request = Request.from_json(created["request"])
+        told = self._told(stored, replayed, request, in_doubt, from_state)
+        if from_state is None:
+            rebuild.refuse_at_cap(stored, replayed, raised)
+        loop = self._loop_now(created) if from_state or not replayed.run else replayed.run.root.loop
+        loop = machine.with_overrides(loop, raised)
+        handle = RunHandle(self.runs, self._bus, stored.run_id, loop, request, created["index"])
+        handle.stored, handle.replayed, handle.raised, handle.told = stored, replayed, raised, told
+        context = created["context"] if replayed.run is None else replayed.run.root.context
+        handle.context = told["from"]["context"] if "from" in told else context
+        handle.since, handle.extras = created["ts"], created.get("extras", {})
+        handle.batch = stored.batch
+        known = rebuild.secrets_known(stored, self._library, self._env)
+        handle.journal.secrets = known.and_more(secrets_of(self._env, handle.context, request.secrets).values)
+        if stored.is_out_of_budget and (reason := self._purse.excess(handle)):
+            hint = "give it more: --max-usd, --max-tokens or --deadline"
+            raise RefusedError(f"run {stored.run_id} would end at once: {reason}", hint=hint)
+        handle.journal.continue_at(stored.end, stored.text.records[-1]["seq"])
+        if not request.worktree:
+            handle.paths = _paths(loop, handle.context, self._project)
+        return handle
+
+    def _loop_now(self, created: Mapping[str, Any]) -> Loop:
+        return machine.with_overrides(self._library.load(created["path"]).loop, created["overrides"])
+
+    def _told(
+        self, stored: StoredRun, replayed: Replayed, request: Request, in_doubt: InDoubt, from_state: str | None
+    ) -> dict[str, Any]:
+        """What somebody said about how the run is to go on, as its journal is to have it."""
+        word = in_doubt if isinstance(in_doubt, str) else in_doubt.get(stored.run_id)
+        where = rebuild.doubt(stored, replayed)
+        if from_state is None:
+            if word is None:
+                rebuild.refuse_unanswered(stored, where)
+            return {} if word is None or where is None else {"in_doubt": word}
+        loop = self._loop_now(replayed.created or stored.created)
+        state = rebuild.state_in(loop, from_state, stored, replayed)
+        fresh = inputs_of(loop, request, self._project, self._config, f"{stored.folder / 'artifacts'}/").context
+        known = {} if replayed.run is None else replayed.run.root.context
+        start = {"state": state, "path": loop.path, "fingerprint": loop.fingerprint, "env": self._named_env(loop)}
+        return {"from": {**start, "context": as_read_back({**fresh, **known})}}
+
+    def created(self, handle: RunHandle) -> dict[str, Any]:
+        """What the first record of a run tells of it: all that a resume needs."""
+        loop = handle.loop
+        env = self._named_env(loop)
+        withheld = withheld_in([handle.context, env, handle.request.to_json()], handle.secrets, loop.context)
+        return {
+            "version": VERSION,
+            "path": loop.path,
+            "fingerprint": loop.fingerprint,
+            "request": handle.request.to_json(),
+            "overrides": handle.overrides,
+            "context": handle.context,
+            "extras": handle.extras,
+            "env": env,
+            "batch": self._batch,
+            "index": handle.index,
+            **({"parent": self._above[-1]} if self._above else {}),
+            **({"withheld": withheld} if withheld else {}),
+        }
+
+    def first_decision(self, handle: RunHandle, cwd: Path, script: str) -> tuple[machine.Decision, str]:
+        """How a run begins, or goes on; what that is based on is in its journal. The time it happened is beside it."""
+        ts = now()
+        journal, replayed = handle.journal, handle.replayed
+        if replayed is None or replayed.run is None:
+            _define(handle)
+            origin = _origin(handle.loop, cwd)
+            begun = {"at": 0.0, "origin": origin, "cwd": str(cwd), "script": script, **handle.raised}
+            journal.append("run_started", begun, ts=ts)
+            env = self._named_env(handle.loop)
+            return machine.begin(handle.loop, handle.context, env=env, ts=ts, origin=origin, extras=handle.extras), ts
+        journal.append_events(replayed.missing, replayed.run.ts)
+        at = max(replayed.at, replayed.run.at)
+        assert handle.stored is not None
+        started = replayed.started and handle.stored.may_have_begun
+        if "from" in handle.told:
+            _define(handle)
+        told = {**handle.told, **_doubt(rebuild.doubt(handle.stored, replayed), handle.told)}
+        journal.append("run_resumed", {"at": at, "started": started, "script": script, **handle.raised, **told}, ts=ts)
+        start = start_in(told["from"], handle.loop) if "from" in told else None
+        choice = told.get("in_doubt")
+        return machine.resume(replayed.run, at, ts, started=started, in_doubt=choice, start=start, **handle.raised), ts
+
+    def _named_env(self, loop: Loop) -> Mapping[str, str]:
+        """What the loop's templates may see of the environment; the same for all its runs."""
+        known = self._named.get(loop.fingerprint)
+        if known is None:
+            known = self._named[loop.fingerprint] = named_env(loop, self._env)
+        return known
+
+
+def _define(handle: RunHandle) -> None:
+    handle.journal.append("loop_defined", {"definition": definition_to_json(handle.loop)})
+
+
+def _paths(loop: Loop, context: Mapping[str, Any], base: Path) -> tuple[str, ...]:
+    return tuple(str(path) for path in normalise(scope_of(loop, context), base))
+
+
+def _doubt(where: Frame | None, told: Mapping[str, Any]) -> dict[str, Any]:
+    """The state whose action may have done its work, though nobody saw it end, and what is done about that."""
+    if where is None:
+        return {}
+    policy = "leave" if "from" in told else told.get("in_doubt", where.current.on_resume)
+    return {"doubt": where.state, "policy": policy, "attempt": where.attempt + 1}
+
+
+def _origin(loop: Loop, cwd: Path) -> dict[str, Any]:
+    """The fields of `loop_start`: which file, and which commit the project was at."""
+    head, branch = read_head(cwd)
+    return {
+        "loop_yaml_path": loop.path,
+        "loop_yaml_sha256": loop.file_sha256,
+        "head_sha": head,
+        "branch": branch,
+        "worktree_digest": None,
+    }
