@@ -214,3 +214,18 @@ def test_a_member_of_the_session_needs_no_marker_and_no_certain_parent(start: St
     procs.send_signal(leader, signal.SIGKILL)
     _ended_unreaped(child)
     assert procs.orphans_of("LL_LOOP_RUN_ID=none", [leader], leader.start) == [member]
+
+
+def test_the_clock_and_the_table_tell_the_same_of_new_children(start: Start) -> None:
+    births = procs.Births()
+    for _ in range(20):
+        begun = births.now()
+        child = start("read")
+        assert births.identity_of(child.pid, begun) == procs.identity_of(child.pid)
+
+
+def test_a_child_of_unknown_age_is_looked_up(start: Start) -> None:
+    births = procs.Births()
+    begun = births.now()
+    child = start("read")
+    assert births.identity_of(child.pid, begun - 1000) == procs.identity_of(child.pid)

@@ -130,7 +130,7 @@ def _stdin(
 class _Child:
     """A spawned leader with its pipes. After `close`, no descriptor and no unreaped leader is left."""
 
-    def __init__(self, command: Command, sink: Sink) -> None:
+    def __init__(self, command: Command, sink: Sink, births: procs.Births) -> None:
         """Spawn. Raises OSError, or ValueError for a NUL in the arguments, with nothing left open."""
         self.begun = anyio.current_time()
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
@@ -138,12 +138,13 @@ class _Child:
             err, child_err = _pipe(ours, theirs)
             self.watch = ours.enter_context(Watch())
             stdin = _stdin(command.stdin, self.watch, ours, theirs)
+            moment = births.now()
             self._popen = _spawn(command, stdin, child_out, child_err)
             self._open = ours.pop_all()
+        self.identity = births.identity_of(self._popen.pid, moment) or Identity(self._popen.pid, 0, procs.boot_id())
         self.exit_code: int | None = None
         self.status_lost = False
         self.peak_mb = 0
-        self.identity = procs.identity_of(self._popen.pid) or Identity(self._popen.pid, 0, procs.boot_id())
         self.out = Pipe(out, "stdout", sink, command.keep)
         self.err = Pipe(err, "stderr", sink, command.keep)
         self.watch.add(self.out)
@@ -247,6 +248,7 @@ class Spawner:
         self.unkillable: list[Identity] = []
         self._signals = signals or Signals()
         self._live: dict[int, Identity] = {}
+        self._births = procs.Births()
         self._kept: set[int] = set()  # sessions with background processes that were allowed to stay
         self._undo: Callable[[], None] | None = None
 
@@ -287,7 +289,7 @@ class Spawner:
         await anyio.lowlevel.checkpoint_if_cancelled()
         cancelled = anyio.get_cancelled_exc_class()
         try:
-            child = _Child(command, sink)
+            child = _Child(command, sink, self._births)
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno in STARVED:
                 raise StorageError(f"cannot start {command.argv[0]}: {error.strerror}", hint=_STARVED_HINT) from error

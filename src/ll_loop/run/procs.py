@@ -72,6 +72,10 @@ if sys.platform == "linux":
         parent, group, session = map(int, fields[1:4])
         return Row(pid, parent, group, session, float(fields[19]), fields[0] in b"ZXx")
 
+    def _ticks() -> int:
+        """The present moment as `Identity.start` counts."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
+
     def _all_pids() -> list[int]:
         return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
@@ -104,6 +108,9 @@ if sys.platform == "linux":
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 else:
+
+    def _ticks() -> int:
+        raise NotImplementedError("the table here counts in another way")
 
     def read_row(pid: int) -> Row | None:
         """The table's row of `pid` as of now, zombies included; None if there is no such process."""
@@ -174,6 +181,31 @@ def identity_of(pid: int) -> Identity | None:
     """Who has `pid` now; None if nobody. A zombie still has an identity."""
     row = read_row(pid) if pid > 0 else None
     return row.identity if row else None
+
+
+class Births:
+    """Tells who new children are by the clock: the table takes a millisecond to tell of one that is in its `exec`.
+
+    The first one is looked up as well. Where clock and table do not agree (or have no common measure), all are.
+    """
+
+    def __init__(self) -> None:
+        self._agree: bool | None = None if LINUX else False
+
+    def now(self) -> int:
+        """The moment, to be taken right before a child is started."""
+        return 0 if self._agree is False else _ticks()
+
+    def identity_of(self, pid: int, begun: int) -> Identity | None:
+        """Who an unreaped child is that was started since `begun`."""
+        if self._agree is False or _ticks() != begun:  # in which of two ticks it began, only the table knows
+            return identity_of(pid)
+        if self._agree:
+            return Identity(pid, float(begun), boot_id())
+        found = identity_of(pid)
+        if found is not None:
+            self._agree = found.start == begun
+        return found
 
 
 def is_alive(identity: Identity) -> bool:
