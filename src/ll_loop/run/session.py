@@ -95,10 +95,9 @@ class Session:
         seed: int | None = None,
         config: Config | None = None,
     ) -> None:
-        if jobs is not None and jobs < 1:
-            raise UsageError(f"jobs must be at least 1, not {jobs}")
-        if host_slots is not None and host_slots < 1:
-            raise UsageError(f"host slots must be at least 1, not {host_slots}")
+        for what, number in (("jobs", jobs), ("host slots", host_slots)):
+            if number is not None and number < 1:
+                raise UsageError(f"{what} must be at least 1, not {number}")
         self.project = Path(project or ".").expanduser().resolve()
         if not self.project.is_dir():
             raise NotFoundError(f"no such project folder: {self.project}")
@@ -116,15 +115,12 @@ class Session:
         self._random = Random(seed)
         self._identity = procs.own_identity()
         self._ancestors = procs.ancestors(self._identity.pid)
-        fold = folds_case(self.project)
-        self._mirror = Mirror(self.loops_dir / ".running", identity=self._identity, fold_case=fold, sweeps=True)
         self._tidied = False
         self._above = runs_above(self.env)
         if self._above and "LL_LOOP_JOBS" in self.env:
             jobs = 1  # the slot of the run above
         self._limited = jobs is not None
-        patience = self.config.loops.queue_wait_timeout_seconds
-        self._admission = Admission(Locks(fold_case=fold), self._mirror, jobs, self._above, self._make_way, patience)
+        self._admission = self._make_admission(jobs)
         self._grace = Grace(grace)
         self._spawner = Spawner(self._grace, sole=subreaper)
         self._subreaper = subreaper
@@ -136,7 +132,21 @@ class Session:
         self._git_turns: dict[Path, anyio.Lock] = {}
         self._saver = StateSaver(self.handles)
         self._control = Control(self.handles, self._purse)
-        self._preparing = Preparing(
+        self._preparing = self._make_preparing(limits(max_usd, max_tokens, deadline))
+        self._kin = Kin(self.env, self._above, self._purse, self.batch)
+        self._ended_by: tuple[TerminatedBy, int] | None = None
+        self._services: anyio.abc.TaskGroup | None = None
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._life: AbstractAsyncContextManager[None] | None = None
+
+    def _make_admission(self, jobs: int | None) -> Admission:
+        fold = folds_case(self.project)
+        self._mirror = Mirror(self.loops_dir / ".running", identity=self._identity, fold_case=fold, sweeps=True)
+        patience = self.config.loops.queue_wait_timeout_seconds
+        return Admission(Locks(fold_case=fold), self._mirror, jobs, self._above, self._make_way, patience)
+
+    def _make_preparing(self, shared: Mapping[str, Any]) -> Preparing:
+        return Preparing(
             self.project,
             self.runs,
             self.config,
@@ -145,13 +155,8 @@ class Session:
             bus=self.bus,
             purse=self._purse,
             batch=self.batch,
-            shared=limits(max_usd, max_tokens, deadline),
+            shared=shared,
         )
-        self._kin = Kin(self.env, self._above, self._purse, self.batch)
-        self._ended_by: tuple[TerminatedBy, int] | None = None
-        self._services: anyio.abc.TaskGroup | None = None
-        self._tasks: anyio.abc.TaskGroup | None = None
-        self._life: AbstractAsyncContextManager[None] | None = None
 
     def _circuit(self) -> Circuit | None:
         limits = self.config.commands.rate_limits
