@@ -122,8 +122,8 @@ def test_a_terminal_that_closes_does_not_keep_a_run_from_its_end(project: Projec
 
 # --- a cell that is interrupted ----------------------------------------------------------------------------
 
-NOTEBOOK = """
-import asyncio, signal, sys
+CELL = """
+import signal, sys
 from ll_loop import Session
 
 async def cell(name, interrupt):
@@ -133,7 +133,10 @@ async def cell(name, interrupt):
             if interrupt and record["event"] == "action_spawned":
                 signal.raise_signal(signal.SIGINT)
         return (await run.wait()).exit_code
-
+"""
+NOTEBOOK = f"""
+import asyncio
+{CELL}
 BEFORE = signal.getsignal(signal.SIGINT)
 with asyncio.Runner() as kernel:
     try:
@@ -143,18 +146,9 @@ with asyncio.Runner() as kernel:
     assert signal.getsignal(signal.SIGINT) is BEFORE
     print("the kernel lives:", kernel.run(cell("b", False)))
 """
-TRIO = """
-import signal, sys, trio
-from ll_loop import Session
-
-async def cell(name, interrupt):
-    async with Session(sys.argv[1], grace=1) as session:
-        run = session.start(name)
-        async for record in run.events():
-            if interrupt and record["event"] == "action_spawned":
-                signal.raise_signal(signal.SIGINT)
-        return (await run.wait()).exit_code
-
+TRIO = f"""
+import trio
+{CELL}
 try:
     trio.run(cell, "a", True)
 except BaseException as error:
