@@ -163,7 +163,7 @@ def _look(move: Move, probe: Probed | None) -> Look:
         output=done.output if done else "",
         exit_code=done.exit_code if done else 0,
         scope=move.scope(),
-        memory=frame.memory.get(frame.state, EMPTY),
+        memory=frame.memory.get((frame.loop.name, frame.state), EMPTY),
         probe=_seen(probe),
     )
 
@@ -174,7 +174,7 @@ def _evaluate(move: Move, look: Look) -> Evaluation:
         return default_evaluation(state.work, look)
     evaluation, memory = evaluate(state.evaluate, look)
     if memory:
-        frame.memory = assign(frame.memory, frame.state, memory)
+        frame.memory = {**frame.memory, (frame.loop.name, frame.state): memory}
     return evaluation
 
 

@@ -120,7 +120,8 @@ class Frame(Struct):
     server_errors: Mapping[str, int] = EMPTY
     exhausted_in_a_row: int = 0
     held: Mapping[str, int] = EMPTY
-    memory: Mapping[str, Mapping[str, Any]] = EMPTY
+    memory: Mapping[tuple[str, str], Mapping[str, Any]] = EMPTY
+    """What evaluators remember of their last visit, by loop and state. All calls of a sub-loop in a run share it."""
     told: Mapping[str, tuple[str, ...]] = EMPTY
     """What has been said of the cost ceilings of states, and under no name of how prompts are sent."""
     stall_window: tuple[tuple[str, int, str], ...] = ()

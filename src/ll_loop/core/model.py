@@ -34,7 +34,7 @@ class _Empty(Mapping[str, Any]):
         return "{}"
 
 
-EMPTY: Mapping[str, Any] = _Empty()
+EMPTY: Mapping[Any, Any] = _Empty()
 
 Direction = Literal["minimize", "maximize"]
 Operator = Literal["eq", "ne", "lt", "le", "gt", "ge"]

@@ -97,7 +97,7 @@ class Move:
         """Leave the frame under way; the one below becomes changeable."""
         child = self.frames.pop()
         parent = self.frames[-1] = self.frames[-1].copy()
-        parent.acted = parent.acted or child.acted
+        parent.acted, parent.memory = parent.acted or child.acted, child.memory
         if parent.trace is not None:
             parent.trace = (*parent.trace, *(child.trace or ()))
         return child

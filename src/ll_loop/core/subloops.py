@@ -112,6 +112,7 @@ def _child(move: Move, parent: Frame, loop: Loop, context: dict[str, Any]) -> Fr
         limit=_time_limit(move, parent, loop),
         state=loop.initial,
         tree=parent.turn.tree or parent.tree,
+        memory=parent.memory,
         trace=() if parent.current.capture or parent.trace is not None else None,
     )
 
