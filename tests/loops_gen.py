@@ -12,38 +12,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ll_loop.core import machine
-from ll_loop.core.effects import (
-    ActionDone,
-    Answer,
-    AskHuman,
-    AskModel,
-    CheckPatch,
-    Effect,
-    FindHuman,
-    HumanFound,
-    HumanReply,
-    Learned,
-    Loaded,
-    LoadFailed,
-    LoadLoop,
-    Outcome,
-    Probed,
-    ProbeFile,
-    ProbePaths,
-    ProbeTree,
-    PromoteArtifact,
-    ReadLearning,
-    ReadMemory,
-    Rested,
-    RestoreTests,
-    RunAction,
-    Sleep,
-    SnapshotTests,
-    WriteFile,
-    Written,
-    answer_to_json,
-)
+from ll_loop.core import effects, machine
 from ll_loop.core.events import Event
 from ll_loop.core.failures import marked_lines
 from ll_loop.core.frame import Run
@@ -104,19 +73,19 @@ def load(library: Library, text: str, name: str = "demo") -> Loop:
 
 # --- scripted worlds ---------------------------------------------------------------------------------------
 
-Result = int | str | ActionDone
+Result = int | str | effects.ActionDone
 """How an action ends: its exit code, its output, or all there is to say."""
 
 
-def says(output: str, exit_code: int = 0) -> ActionDone:
+def says(output: str, exit_code: int = 0) -> effects.ActionDone:
     """An action that prints `output`."""
-    return ActionDone(exit_code, output=output, marked=tuple(marked_lines(output.split("\n"))))
+    return effects.ActionDone(exit_code, output=output, marked=tuple(marked_lines(output.split("\n"))))
 
 
-def done(result: Result) -> ActionDone:
+def done(result: Result) -> effects.ActionDone:
     match result:
         case int(code):
-            return ActionDone(code)
+            return effects.ActionDone(code)
         case str(text):
             return says(text)
         case _:
@@ -133,46 +102,52 @@ class World:
     probes: Sequence[str | None] = ("same",)
     at: float = 0.0
     chance: float = 0.0
-    asked: list[Effect] = field(default_factory=list)
+    asked: list[effects.Effect] = field(default_factory=list)
     runs: dict[str, int] = field(default_factory=dict)
     slept: list[float] = field(default_factory=list)
 
-    def outcome(self, effect: Effect) -> Outcome:
+    def outcome(self, effect: effects.Effect) -> effects.Outcome:
         self.asked.append(effect)
-        return Outcome(self._answer(effect), self.at, f"t{len(self.asked)}", self.chance)
+        return effects.Outcome(self._answer(effect), self.at, f"t{len(self.asked)}", self.chance)
 
-    def _answer(self, effect: Effect) -> Answer:
+    def _answer(self, effect: effects.Effect) -> effects.Answer:
         match effect:
-            case RunAction(state=state):
+            case effects.RunAction(state=state):
                 self.at += self.takes.get(state, 0)
                 return done(self._result(state))
-            case Sleep(seconds):
+            case effects.Sleep(seconds):
                 self.at += seconds
                 self.slept.append(seconds)
-                return Rested()
-            case LoadLoop(name):
+                return effects.Rested()
+            case effects.LoadLoop(name):
                 found = self.loops.get(name)
-                return LoadFailed(f"no loop `{name}`") if found is None else Loaded(found)
-            case ProbeTree() | ProbeFile() | ProbePaths():
+                return effects.LoadFailed(f"no loop `{name}`") if found is None else effects.Loaded(found)
+            case effects.ProbeTree() | effects.ProbeFile() | effects.ProbePaths():
                 turn = sum(isinstance(one, type(effect)) for one in self.asked) - 1
-                return Probed(self.probes[min(turn, len(self.probes) - 1)])
-            case AskModel(state=state):
+                return effects.Probed(self.probes[min(turn, len(self.probes) - 1)])
+            case effects.AskModel(state=state):
                 return said_of(self._result(state))
-            case WriteFile():
-                return Written()
-            case SnapshotTests() | RestoreTests() | CheckPatch() | PromoteArtifact() | ReadMemory():
-                return Probed(None)
+            case effects.WriteFile():
+                return effects.Written()
+            case (
+                effects.SnapshotTests()
+                | effects.RestoreTests()
+                | effects.CheckPatch()
+                | effects.PromoteArtifact()
+                | effects.ReadMemory()
+            ):
+                return effects.Probed(None)
             case _:
-                return Rested()
+                return effects.Rested()
 
     def _result(self, state: str) -> Result:
         script = self.results.get(state, 0)
-        results = [script] if isinstance(script, int | str | ActionDone) else script
+        results = [script] if isinstance(script, int | str | effects.ActionDone) else script
         turn = self.runs[state] = self.runs.get(state, 0) + 1
         return results[min(turn, len(results)) - 1]
 
 
-def drive(decision: Decision, world: World, *, stop_before: type[Effect] | str = "") -> tuple[Run, list[Event]]:
+def drive(decision: Decision, world: World, *, stop_before: type[effects.Effect] | str = "") -> tuple[Run, list[Event]]:
     """Go on until the run ends, or before an effect of this type (or before this state's action)."""
     told = list(decision.events)
     while decision.effect is not None and not _is(decision.effect, stop_before):
@@ -182,9 +157,9 @@ def drive(decision: Decision, world: World, *, stop_before: type[Effect] | str =
     return decision.run, told
 
 
-def _is(effect: Effect, wanted: type[Effect] | str) -> bool:
+def _is(effect: effects.Effect, wanted: type[effects.Effect] | str) -> bool:
     if isinstance(wanted, str):
-        return isinstance(effect, RunAction) and effect.state == wanted
+        return isinstance(effect, effects.RunAction) and effect.state == wanted
     return isinstance(effect, wanted)
 
 
@@ -246,7 +221,7 @@ class MemoryRun:
     the same world as one that was not.
     """
 
-    def __init__(self, loop: Loop, children: Mapping[str, Loop], answers: Sequence[ActionDone]) -> None:
+    def __init__(self, loop: Loop, children: Mapping[str, Loop], answers: Sequence[effects.ActionDone]) -> None:
         self.loop = loop
         self.children = children
         self.answers = answers
@@ -289,14 +264,16 @@ class MemoryRun:
         effect = self.decision.effect
         if effect is None:
             raise Ended
-        if isinstance(effect, RunAction):
+        if isinstance(effect, effects.RunAction):
             self.spawn()
         outcome = self._answer(effect)
         ts = self._ts
-        answer = answer_to_json(outcome.answer)
+        answer = effects.answer_to_json(outcome.answer)
         self._append("outcome", {"at": outcome.at, "chance": outcome.chance, "answer": answer, "ts": ts})
         self.outcomes += 1
-        self.decision = machine.advance(self.decision.run, Outcome(outcome.answer, outcome.at, ts, outcome.chance))
+        self.decision = machine.advance(
+            self.decision.run, effects.Outcome(outcome.answer, outcome.at, ts, outcome.chance)
+        )
         self._tell(self.decision.events)
 
     def spawn(self) -> None:
@@ -304,36 +281,42 @@ class MemoryRun:
         self._append("action_spawned", {"pid": 1, "start": 2, "boot": "b"})
         self._append("action_output", {"line": "working"})
 
-    def _answer(self, effect: Effect) -> Outcome:
+    def _answer(self, effect: effects.Effect) -> effects.Outcome:
         answer, seconds = self._of(effect, self.answers[self.outcomes % len(self.answers)])
         self.at = round(self.at + seconds, 6)
-        return Outcome(answer, self.at, "", (self.outcomes % 10) / 10)
+        return effects.Outcome(answer, self.at, "", (self.outcomes % 10) / 10)
 
-    def _of(self, effect: Effect, scripted: ActionDone) -> tuple[Answer, float]:
+    def _of(self, effect: effects.Effect, scripted: effects.ActionDone) -> tuple[effects.Answer, float]:
         match effect:
-            case RunAction():
+            case effects.RunAction():
                 return scripted, scripted.duration_ms / 1000
-            case Sleep(seconds):
-                return Rested(), seconds
-            case LoadLoop(name):
+            case effects.Sleep(seconds):
+                return effects.Rested(), seconds
+            case effects.LoadLoop(name):
                 found = self.children.get(name)
-                return (Loaded(found) if found else LoadFailed(f"no loop `{name}`")), 0.0
-            case ProbeTree() | ProbeFile() | ProbePaths():
-                return Probed(scripted.output or None), 0.0
-            case AskModel():
+                return (effects.Loaded(found) if found else effects.LoadFailed(f"no loop `{name}`")), 0.0
+            case effects.ProbeTree() | effects.ProbeFile() | effects.ProbePaths():
+                return effects.Probed(scripted.output or None), 0.0
+            case effects.AskModel():
                 return said_of(scripted.output or scripted.exit_code), 0.0
-            case WriteFile():
-                return Written(), 0.0
-            case FindHuman():
-                return HumanFound(scripted.exit_code != 2), 0.0
-            case AskHuman():
-                return HUMANS.get(scripted.exit_code, HumanReply("timeout")), scripted.duration_ms / 1000
-            case ReadLearning():
-                return LEARNED.get(scripted.exit_code, Learned("stale")), 0.0
-            case SnapshotTests() | RestoreTests() | CheckPatch() | PromoteArtifact() | ReadMemory():
-                return Probed(_seen(effect, scripted)), 0.0
+            case effects.WriteFile():
+                return effects.Written(), 0.0
+            case effects.FindHuman():
+                return effects.HumanFound(scripted.exit_code != 2), 0.0
+            case effects.AskHuman():
+                return HUMANS.get(scripted.exit_code, effects.HumanReply("timeout")), scripted.duration_ms / 1000
+            case effects.ReadLearning():
+                return LEARNED.get(scripted.exit_code, effects.Learned("stale")), 0.0
+            case (
+                effects.SnapshotTests()
+                | effects.RestoreTests()
+                | effects.CheckPatch()
+                | effects.PromoteArtifact()
+                | effects.ReadMemory()
+            ):
+                return effects.Probed(_seen(effect, scripted)), 0.0
             case _:
-                return Rested(), 0.0
+                return effects.Rested(), 0.0
 
     def finish(self) -> None:
         """Go on to the end."""
@@ -370,16 +353,16 @@ class MemoryRun:
         return [record for record in self.records if is_event(record)]
 
 
-def _seen(effect: Effect, scripted: ActionDone) -> str | None:
+def _seen(effect: effects.Effect, scripted: effects.ActionDone) -> str | None:
     """What a guard sees: something else whenever the world says something else."""
     match effect:
-        case SnapshotTests():
+        case effects.SnapshotTests():
             return json.dumps({"test_a.py": scripted.output})
-        case RestoreTests(files):
+        case effects.RestoreTests(files):
             return json.dumps(list(files))
-        case CheckPatch():
+        case effects.CheckPatch():
             return '["test_b.py"]' if scripted.output == "ok" else "[]"
-        case PromoteArtifact(source):
+        case effects.PromoteArtifact(source):
             return source
         case _:
             return None
@@ -408,15 +391,15 @@ OUTPUTS = ("", "3", "ok", "yes", "cannot_judge", "rate limit", "overloaded", "un
 MARKED = ("LOOP_STOP: enough", "FATAL_ERROR: boom", "CONTEXT_HANDOFF: later")
 CODES = (0, 0, 0, 0, 1, 1, 2, 3, 124, -9)
 ENDINGS = tuple(
-    ActionDone(code, output, duration_ms=milliseconds)
+    effects.ActionDone(code, output, duration_ms=milliseconds)
     for code in CODES
     for output in OUTPUTS
     for milliseconds in (0, 0, 500, 3000)
 )
-MARKED_ENDINGS = tuple(ActionDone(code, text, marked=(text,)) for text in MARKED for code in CODES)
+MARKED_ENDINGS = tuple(effects.ActionDone(code, text, marked=(text,)) for text in MARKED for code in CODES)
 
 
-def scripts(*, markers: bool = True) -> st.SearchStrategy[list[ActionDone]]:
+def scripts(*, markers: bool = True) -> st.SearchStrategy[list[effects.ActionDone]]:
     """What a world answers, in turn, again and again; rarely with a marker that ends the run."""
     plain_ones = st.sampled_from(ENDINGS)
     one = st.one_of(*[plain_ones] * 11, st.sampled_from(MARKED_ENDINGS)) if markers else plain_ones
@@ -506,8 +489,17 @@ def _work(pick: Random, children: Sequence[str]) -> Work:
     return SubLoop("nowhere") if children and pick.random() < 0.03 else pick.choice(works)
 
 
-HUMANS = {0: HumanReply("approve"), 1: HumanReply("reject", reason="no"), 3: HumanReply("edit", edit="so")}
-LEARNED = {0: Learned("proven"), 1: Learned(), 2: Learned("refuted"), 3: Learned(error="damaged")}
+HUMANS = {
+    0: effects.HumanReply("approve"),
+    1: effects.HumanReply("reject", reason="no"),
+    3: effects.HumanReply("edit", edit="so"),
+}
+LEARNED = {
+    0: effects.Learned("proven"),
+    1: effects.Learned(),
+    2: effects.Learned("refuted"),
+    3: effects.Learned(error="damaged"),
+}
 
 
 def _routes(pick: Random, names: Sequence[str]) -> Routes:

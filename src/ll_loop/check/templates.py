@@ -55,25 +55,23 @@ def namespace(subject: Subject) -> Findings:
 def bash_default(subject: Subject) -> Findings:
     for state in subject:
         for match in _DEFAULT.finditer(state.action):
-            at = state.data.place("action", match.start())
-            message = f"state `{state.name}`: `{match[0]}` is no reference"
-            yield Finding(state.steps("action"), message, f"write `$${match[0][1:]}` to leave it to bash", at)
+            yield _at(
+                state, match.start(), f"`{match[0]}` is no reference", f"write `$${match[0][1:]}` to leave it to bash"
+            )
 
 
 def double_dollar(subject: Subject) -> Findings:
     for state in _shell_states(subject):
         for match in _DOUBLE.finditer(state.action):
-            at = state.data.place("action", match.start())
-            message = f"state `{state.name}`: bash reads `$$` as its process id: `{match[0]}`"
-            yield Finding(state.steps("action"), message, "write one `$`; only `${` is escaped", at)
+            what = f"bash reads `$$` as its process id: `{match[0]}`"
+            yield _at(state, match.start(), what, "write one `$`; only `${` is escaped")
 
 
 def count_or_zero(subject: Subject) -> Findings:
+    what = "`grep -c` prints 0 and fails when nothing matches: this prints two lines"
     for state in _shell_states(subject):
         for match in _COUNT_OR_ZERO.finditer(state.action):
-            at = state.data.place("action", match.start())
-            message = f"state `{state.name}`: `grep -c` prints 0 and fails when nothing matches: this prints two lines"
-            yield Finding(state.steps("action"), message, "write `|| true` in place of the second 0", at)
+            yield _at(state, match.start(), what, "write `|| true` in place of the second 0")
 
 
 def unsafe_place(subject: Subject) -> Findings:
@@ -83,8 +81,12 @@ def unsafe_place(subject: Subject) -> Findings:
 
     for state in _shell_states(subject):
         for offset, message, hint in unsafe_places(state.action):
-            at = state.data.place("action", offset)
-            yield Finding(state.steps("action"), f"state `{state.name}`: {message}", hint, at)
+            yield _at(state, offset, message, hint)
+
+
+def _at(state: StateView, offset: int, what: str, hint: str) -> Finding:
+    """Something wrong at `offset` in the text of a state's action."""
+    return Finding(state.steps("action"), f"state `{state.name}`: {what}", hint, state.data.place("action", offset))
 
 
 def _shell_states(subject: Subject) -> Iterator[StateView]:
@@ -101,9 +103,8 @@ def raw_interpolation(subject: Subject) -> Findings:
         markers = _markers(state.action)
         for raw in _raw_values(state.action):
             if not raw.is_excused(state.action, markers):
-                message = f"state `{state.name}`: the value of `{raw.reference.text}` becomes {raw.what} text"
-                at = state.data.place("action", raw.reference.start)
-                yield Finding(state.steps("action"), message, raw.hint, at)
+                what = f"the value of `{raw.reference.text}` becomes {raw.what} text"
+                yield _at(state, raw.reference.start, what, raw.hint)
 
 
 def marker_stale(subject: Subject) -> Findings:
@@ -113,19 +114,16 @@ def marker_stale(subject: Subject) -> Findings:
         used = {raw.name for raw in raws if raw.is_excused(state.action, markers)}
         for marker in markers:
             if marker.name not in used:
-                message = f"state `{state.name}`: the exemption of `{marker.name}` exempts nothing"
-                at = state.data.place("action", marker.start)
-                yield Finding(state.steps("action"), message, "remove it, or correct the name", at)
+                what = f"the exemption of `{marker.name}` exempts nothing"
+                yield _at(state, marker.start, what, "remove it, or correct the name")
 
 
 def marker_malformed(subject: Subject) -> Findings:
     for state in _shell_states(subject):
         for match in _MARKER.finditer(state.action):
             if _marked_name(match) is None:
-                at = state.data.place("action", match.start())
-                message = f"state `{state.name}`: an exemption needs a name in parentheses, a reason and a ticket"
-                hint = "write `# ll-lint: mr11-ok(context.key) REASON ABC-12`"
-                yield Finding(state.steps("action"), message, hint, at)
+                what = "an exemption needs a name in parentheses, a reason and a ticket"
+                yield _at(state, match.start(), what, "write `# ll-lint: mr11-ok(context.key) REASON ABC-12`")
 
 
 class _Span(NamedTuple):

@@ -14,50 +14,17 @@ from typing import Any, Literal, get_args
 
 from msgspec import Struct
 
-from . import machine
-from .effects import (
-    ActionDone,
-    Answer,
-    AskHuman,
-    AskModel,
-    CheckPatch,
-    Effect,
-    EnterTree,
-    FindHuman,
-    HumanFound,
-    HumanReply,
-    Learned,
-    LeaveTree,
-    Loaded,
-    LoadFailed,
-    LoadLoop,
-    ModelSaid,
-    Outcome,
-    Probed,
-    ProbeFile,
-    ProbePaths,
-    ProbeTree,
-    PromoteArtifact,
-    ReadLearning,
-    ReadMemory,
-    Rested,
-    RestoreTests,
-    RunAction,
-    Sleep,
-    SnapshotTests,
-    WriteFile,
-    Written,
-)
+from . import effects, machine
 from .events import Event
 from .frame import Run
 from .hosts.turn import Reply
 from .judging import is_judged_by_a_model
 from .model import EMPTY, Classify, Convergence, Judge, Loop, OutputContains, OutputNumeric, State
 
-Perform = Callable[[Effect, Run], Answer]
+Perform = Callable[[effects.Effect, Run], effects.Answer]
 """Says how an effect ended; the run shows where it is."""
 
-Said = int | str | ActionDone | HumanReply | ModelSaid
+Said = int | str | effects.ActionDone | effects.HumanReply | effects.ModelSaid
 """How an action ended: its exit code, what it printed (exit code 0), or all of it. Of a person: 0 is approval, another
 number refusal, a text the edit."""
 
@@ -88,8 +55,8 @@ def walk(
         effect = decision.effect
         if effect is None:
             return decision.run
-        at += effect.seconds if isinstance(effect, Sleep) else 0.0
-        decision = machine.advance(decision.run, Outcome(perform(effect, decision.run), at))
+        at += effect.seconds if isinstance(effect, effects.Sleep) else 0.0
+        decision = machine.advance(decision.run, effects.Outcome(perform(effect, decision.run), at))
     yield from decision.events
     if decision.run.ending is None:
         decision = machine.interrupt(decision.run, at, "")
@@ -134,10 +101,10 @@ class Script:
         tree: str | Sequence[str] = "unchanged",
         files: Mapping[str, str] = EMPTY,
         loops: Mapping[str, Loop] = EMPTY,
-        learned: Mapping[str, Learned | Sequence[Learned]] = EMPTY,
+        learned: Mapping[str, effects.Learned | Sequence[effects.Learned]] = EMPTY,
         anyone: bool = True,
     ) -> None:
-        self.performed: list[Effect] = []
+        self.performed: list[effects.Effect] = []
         self._answers = {state: _listed(said) for state, said in answers.items()}
         self._otherwise = otherwise
         self._tree = _listed(tree)
@@ -147,40 +114,48 @@ class Script:
         self._anyone = anyone
         self._taken: dict[str, int] = {}
 
-    def answer(self, effect: Effect, run: Run | None = None) -> Answer:
+    def answer(self, effect: effects.Effect, run: Run | None = None) -> effects.Answer:
         """The answer to an effect; it takes no time."""
         self.performed.append(effect)
         match effect:
-            case RunAction(state=state):
+            case effects.RunAction(state=state):
                 return done(self._next(state, self._answers.get(state, (self._otherwise,))))
-            case FindHuman():
-                return HumanFound(self._anyone)
-            case AskHuman(state=state):
+            case effects.FindHuman():
+                return effects.HumanFound(self._anyone)
+            case effects.AskHuman(state=state):
                 return reply(self._next(state, self._answers.get(state, (self._otherwise,))))
-            case AskModel(state=state):
+            case effects.AskModel(state=state):
                 return said_of(self._next(state, self._answers.get(state, (self._otherwise,))))
-            case WriteFile():
-                return Written()
-            case ReadLearning(target):
-                known: Learned = self._next(f"record of {target}", self._learned.get(target, (Learned(),)))
+            case effects.WriteFile():
+                return effects.Written()
+            case effects.ReadLearning(target):
+                known: effects.Learned = self._next(
+                    f"record of {target}", self._learned.get(target, (effects.Learned(),))
+                )
                 return known
-            case ProbeTree():
-                return Probed(self._next("probe of the tree", self._tree))
-            case ProbeFile(path):
-                return Probed(self._files.get(path))
-            case ProbePaths():
-                return Probed(self._next("probe of paths", self._tree))
-            case SnapshotTests() | RestoreTests() | CheckPatch() | PromoteArtifact() | ReadMemory():
-                return Probed(self._files.get(type(effect).__name__))
-            case EnterTree(branch):
-                return Probed(json.dumps({"branch": branch, "path": branch}))
-            case LeaveTree():
-                return Probed("")
-            case LoadLoop(name):
+            case effects.ProbeTree():
+                return effects.Probed(self._next("probe of the tree", self._tree))
+            case effects.ProbeFile(path):
+                return effects.Probed(self._files.get(path))
+            case effects.ProbePaths():
+                return effects.Probed(self._next("probe of paths", self._tree))
+            case (
+                effects.SnapshotTests()
+                | effects.RestoreTests()
+                | effects.CheckPatch()
+                | effects.PromoteArtifact()
+                | effects.ReadMemory()
+            ):
+                return effects.Probed(self._files.get(type(effect).__name__))
+            case effects.EnterTree(branch):
+                return effects.Probed(json.dumps({"branch": branch, "path": branch}))
+            case effects.LeaveTree():
+                return effects.Probed("")
+            case effects.LoadLoop(name):
                 found = self._loops.get(name)
-                return LoadFailed(f"no loop `{name}`") if found is None else Loaded(found)
+                return effects.LoadFailed(f"no loop `{name}`") if found is None else effects.Loaded(found)
             case _:
-                return Rested()
+                return effects.Rested()
 
     def _next(self, key: str, answers: Sequence[Any]) -> Any:
         index = self._taken.get(key, 0)
@@ -192,34 +167,34 @@ def _listed(said: Any) -> Sequence[Any]:
     return said if isinstance(said, Sequence) and not isinstance(said, str) else (said,)
 
 
-def done(said: Said) -> ActionDone:
+def done(said: Said) -> effects.ActionDone:
     """The full answer of an action that ended so."""
     match said:
-        case ActionDone():
+        case effects.ActionDone():
             return said
         case str():
-            return ActionDone(0, output=said)
+            return effects.ActionDone(0, output=said)
         case int():
-            return ActionDone(said)
-        case HumanReply():
-            return ActionDone(0 if said.verdict == "approve" else 1, output=said.edit or "")
-        case ModelSaid():
-            return ActionDone(0 if said.reply.ok else 1, output=said.reply.answer)
+            return effects.ActionDone(said)
+        case effects.HumanReply():
+            return effects.ActionDone(0 if said.verdict == "approve" else 1, output=said.edit or "")
+        case effects.ModelSaid():
+            return effects.ActionDone(0 if said.reply.ok else 1, output=said.reply.answer)
 
 
-def reply(said: Said) -> HumanReply:
+def reply(said: Said) -> effects.HumanReply:
     """The full answer of a person who said so."""
     match said:
-        case HumanReply():
+        case effects.HumanReply():
             return said
         case str():
-            return HumanReply("edit", edit=said)
+            return effects.HumanReply("edit", edit=said)
         case int():
-            return HumanReply("reject" if said else "approve")
-        case ActionDone():
-            return HumanReply("reject" if said.exit_code else "approve")
-        case ModelSaid():
-            return HumanReply("approve" if said.reply.ok else "reject")
+            return effects.HumanReply("reject" if said else "approve")
+        case effects.ActionDone():
+            return effects.HumanReply("reject" if said.exit_code else "approve")
+        case effects.ModelSaid():
+            return effects.HumanReply("approve" if said.reply.ok else "reject")
 
 
 class Play:
@@ -232,38 +207,44 @@ class Play:
         self._scenario = scenario
         self._count = 0
 
-    def answer(self, effect: Effect, run: Run) -> Answer:
+    def answer(self, effect: effects.Effect, run: Run) -> effects.Answer:
         """The answer to an effect, given where the run is."""
         match effect:
-            case RunAction():
+            case effects.RunAction():
                 self._count += 1
                 return self._act(run.top.current, self._verdict())
-            case FindHuman():
-                return HumanFound(anyone=True)
-            case AskHuman():
+            case effects.FindHuman():
+                return effects.HumanFound(anyone=True)
+            case effects.AskHuman():
                 self._count += 1
                 return _REPLIES[self._verdict()]
-            case ReadLearning():
+            case effects.ReadLearning():
                 self._count += 1
                 return _LEARNED[self._verdict()]
-            case AskModel():
+            case effects.AskModel():
                 return opinion_of(run.top.current, self._verdict())
-            case WriteFile():
-                return Written()
-            case ProbeTree() | ProbePaths():
-                return Probed("unchanged" if self._verdict() == "no" else f"change {self._count}")
-            case ProbeFile() | SnapshotTests() | RestoreTests() | CheckPatch() | ReadMemory():
-                return Probed(None)
-            case PromoteArtifact(source):
-                return Probed(source)
-            case EnterTree(branch):
-                return Probed(json.dumps({"branch": branch, "path": branch}))
-            case LeaveTree():
-                return Probed("")
-            case LoadLoop(name):
-                return LoadFailed(f"no loop `{name}`")
+            case effects.WriteFile():
+                return effects.Written()
+            case effects.ProbeTree() | effects.ProbePaths():
+                return effects.Probed("unchanged" if self._verdict() == "no" else f"change {self._count}")
+            case (
+                effects.ProbeFile()
+                | effects.SnapshotTests()
+                | effects.RestoreTests()
+                | effects.CheckPatch()
+                | effects.ReadMemory()
+            ):
+                return effects.Probed(None)
+            case effects.PromoteArtifact(source):
+                return effects.Probed(source)
+            case effects.EnterTree(branch):
+                return effects.Probed(json.dumps({"branch": branch, "path": branch}))
+            case effects.LeaveTree():
+                return effects.Probed("")
+            case effects.LoadLoop(name):
+                return effects.LoadFailed(f"no loop `{name}`")
             case _:
-                return Rested()
+                return effects.Rested()
 
     def _verdict(self) -> Verdict:
         match self._scenario:
@@ -278,56 +259,60 @@ class Play:
             case "alternating":
                 return "yes" if self._count % 2 else "no"
 
-    def _act(self, state: State, verdict: Verdict) -> ActionDone:
+    def _act(self, state: State, verdict: Verdict) -> effects.ActionDone:
         return ended_as(state, verdict)
 
 
-_REPLIES: Mapping[Verdict, HumanReply] = {
-    "yes": HumanReply("approve"),
-    "no": HumanReply("reject", reason="simulated"),
-    "error": HumanReply("timeout"),
+_REPLIES: Mapping[Verdict, effects.HumanReply] = {
+    "yes": effects.HumanReply("approve"),
+    "no": effects.HumanReply("reject", reason="simulated"),
+    "error": effects.HumanReply("timeout"),
 }
-_LEARNED: Mapping[Verdict, Learned] = {"yes": Learned("proven"), "no": Learned("refuted"), "error": Learned("stale")}
+_LEARNED: Mapping[Verdict, effects.Learned] = {
+    "yes": effects.Learned("proven"),
+    "no": effects.Learned("refuted"),
+    "error": effects.Learned("stale"),
+}
 
 
-def ended_as(state: State, verdict: Verdict) -> ActionDone:
+def ended_as(state: State, verdict: Verdict) -> effects.ActionDone:
     """An end of a state's action that leads to this verdict, if one can be made up."""
     if verdict == "error":
-        return ActionDone(2, stderr="simulated error")
+        return effects.ActionDone(2, stderr="simulated error")
     if is_judged_by_a_model(state):
-        return ActionDone(0, output="simulated output")
+        return effects.ActionDone(0, output="simulated output")
     text = _output(state, good=verdict == "yes")
     if text is not None:
-        return ActionDone(0, output=text)
-    return ActionDone(0 if verdict == "yes" else 1, output="simulated output")
+        return effects.ActionDone(0, output=text)
+    return effects.ActionDone(0 if verdict == "yes" else 1, output="simulated output")
 
 
-def opinion_of(state: State, verdict: Verdict) -> ModelSaid:
+def opinion_of(state: State, verdict: Verdict) -> effects.ModelSaid:
     """A judge's answer that leads to this verdict."""
     if verdict == "error":
-        return ModelSaid(Reply(failure="real", error="simulated error"))
+        return effects.ModelSaid(Reply(failure="real", error="simulated error"))
     good = verdict == "yes"
     by = state.evaluate.by if state.evaluate is not None else None
     custom = isinstance(by, Judge) and "schema" in by.keys
     facts = {"confidence": 1.0, "reason": "simulated", "evidence": "simulated output"}
     sides = {"verdict_a": "no" if good else "yes", "verdict_b": "yes" if good else "no"}
     word = _word(state, good=good) if custom else verdict
-    return ModelSaid(Reply(answer=verdict, structured={"verdict": word, **facts, **sides}))
+    return effects.ModelSaid(Reply(answer=verdict, structured={"verdict": word, **facts, **sides}))
 
 
-def said_of(said: Said) -> ModelSaid:
+def said_of(said: Said) -> effects.ModelSaid:
     """The answer of a model that said so: a number is a verdict (0 is yes), a text its answer."""
     match said:
-        case ModelSaid():
+        case effects.ModelSaid():
             return said
         case int():
             word = "no" if said else "yes"
             opinion = {"verdict": word, "confidence": 1.0, "reason": "", "evidence": "as scripted"}
-            return ModelSaid(Reply(answer=word, structured=opinion))
+            return effects.ModelSaid(Reply(answer=word, structured=opinion))
         case str():
-            return ModelSaid(Reply(answer=said))
+            return effects.ModelSaid(Reply(answer=said))
         case _:
-            return ModelSaid(Reply(failure="real", error="as scripted"))
+            return effects.ModelSaid(Reply(failure="real", error="as scripted"))
 
 
 def _output(state: State, *, good: bool) -> str | None:
@@ -382,14 +367,14 @@ class Ask(Struct):
 
     ask: Callable[[State, str], Verdict]
 
-    def answer(self, effect: Effect, run: Run) -> Answer:
+    def answer(self, effect: effects.Effect, run: Run) -> effects.Answer:
         """The answer to an effect, given where the run is."""
-        if isinstance(effect, RunAction):
+        if isinstance(effect, effects.RunAction):
             return ended_as(run.top.current, self.ask(run.top.current, effect.text))
-        if isinstance(effect, AskHuman):
+        if isinstance(effect, effects.AskHuman):
             return _REPLIES[self.ask(run.top.current, effect.question)]
-        if isinstance(effect, AskModel):
+        if isinstance(effect, effects.AskModel):
             return opinion_of(run.top.current, self.ask(run.top.current, f"the judge ({effect.purpose})"))
-        if isinstance(effect, ReadLearning):
+        if isinstance(effect, effects.ReadLearning):
             return _LEARNED[self.ask(run.top.current, f"is it known: {effect.target}?")]
         return Play("all-pass").answer(effect, run)

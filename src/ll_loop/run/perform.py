@@ -20,38 +20,8 @@ import anyio.lowlevel
 from anyio import to_thread
 from msgspec.structs import replace
 
+from ..core import effects
 from ..core.definition import definition_to_json
-from ..core.effects import (
-    RATE_LIMIT,
-    ActionDone,
-    Answer,
-    AskHuman,
-    AskModel,
-    Breathe,
-    CheckPatch,
-    Deed,
-    Effect,
-    FindHuman,
-    HumanFound,
-    Loaded,
-    LoadFailed,
-    LoadLoop,
-    Look,
-    Probed,
-    ProbeFile,
-    ProbePaths,
-    ProbeTree,
-    PromoteArtifact,
-    ReadLearning,
-    ReadMemory,
-    Rested,
-    RestoreTests,
-    RunAction,
-    Sleep,
-    SnapshotTests,
-    WriteFile,
-    Written,
-)
 from ..core.failures import MARKERS, marked_lines
 from ..core.model import EMPTY
 from ..core.secrets import Masking, sub_loop_secrets
@@ -88,7 +58,7 @@ _DEFAULTS = Settings()
 class Performer(Protocol):
     """Does the machine's effects in some world."""
 
-    async def perform(self, effect: Effect, tree: Mapping[str, Any] = EMPTY) -> Answer:
+    async def perform(self, effect: effects.Effect, tree: Mapping[str, Any] = EMPTY) -> effects.Answer:
         """The answer to an effect, which is to happen in the worktree `tree` or, if that is empty, where the run works.
 
         Cancelling it leaves nothing of the effect behind.
@@ -157,9 +127,9 @@ class Actions:
         hosts = Hosts(spawner, env=env, folder=log.parent, marker=self._marker, grace=grace, more_env=asking.host_env)
         self._asking = Asking(hosts, env, cwd, asking, allow, traffic, tell, heavy=heavy)
 
-    def _noted(self, found: Loaded | LoadFailed) -> Loaded | LoadFailed:
+    def _noted(self, found: effects.Loaded | effects.LoadFailed) -> effects.Loaded | effects.LoadFailed:
         """Keep a sub-loop's definition with the run, once: its file may be another when somebody replays this."""
-        if isinstance(found, Loaded) and found.loop.fingerprint not in self._defined:
+        if isinstance(found, effects.Loaded) and found.loop.fingerprint not in self._defined:
             self._defined.add(found.loop.fingerprint)
             self._journal.secrets = self._journal.secrets.and_more(sub_loop_secrets(found.loop))
             self._journal.append("loop_defined", {"definition": definition_to_json(found.loop)})
@@ -170,60 +140,66 @@ class Actions:
         self.script.close()
         self._exports.close()
 
-    async def perform(self, effect: Deed) -> Answer:
+    async def perform(self, effect: effects.Deed) -> effects.Answer:
         """The answer to an effect. Cancelling it leaves nothing of the effect behind."""
         match effect:
-            case RunAction():
+            case effects.RunAction():
                 return await self._run(effect)
-            case Sleep(seconds, why):
-                if why == RATE_LIMIT:
+            case effects.Sleep(seconds, why):
+                if why == effects.RATE_LIMIT:
                     await self._asking.note_wait(seconds)
                 await anyio.sleep(seconds)
-                return Rested()
-            case Breathe():
+                return effects.Rested()
+            case effects.Breathe():
                 await anyio.lowlevel.checkpoint()
-                return Rested()
-            case AskModel():
+                return effects.Rested()
+            case effects.AskModel():
                 return await self._asking.ask(effect, self._note_child)
-            case WriteFile(path, text):
+            case effects.WriteFile(path, text):
                 return self._write(path, text)
-            case FindHuman():
-                return HumanFound(self._desk.attended)
-            case AskHuman():
+            case effects.FindHuman():
+                return effects.HumanFound(self._desk.attended)
+            case effects.AskHuman():
                 return await self._desk.ask(effect)
-            case ReadLearning(target):
+            case effects.ReadLearning(target):
                 return await read_learning(self._cwd, target, self._settings.learning_tests)
-            case LoadLoop(name, beside):
+            case effects.LoadLoop(name, beside):
                 return self._noted(load_loop(self._library, name, beside, self._env))
-            case ProbeFile(path):
-                return Probed(await files.read_text(self._cwd / path, limit=HISTORY_LIMIT) if path else None)
-            case ProbePaths(paths, exclude):
-                return Probed(fingerprint_of_paths(self._cwd, paths, exclude))
-            case ProbeTree(scope):
+            case effects.ProbeFile(path):
+                return effects.Probed(await files.read_text(self._cwd / path, limit=HISTORY_LIMIT) if path else None)
+            case effects.ProbePaths(paths, exclude):
+                return effects.Probed(fingerprint_of_paths(self._cwd, paths, exclude))
+            case effects.ProbeTree(scope):
                 return await self._tree(scope)
-            case SnapshotTests() | RestoreTests() | CheckPatch() | PromoteArtifact() | ReadMemory():
+            case (
+                effects.SnapshotTests()
+                | effects.RestoreTests()
+                | effects.CheckPatch()
+                | effects.PromoteArtifact()
+                | effects.ReadMemory()
+            ):
                 return await self._look(effect)
             case _:
                 assert_never(effect)
 
-    async def _look(self, effect: Look) -> Probed:
+    async def _look(self, effect: effects.Look) -> effects.Probed:
         folder = self._log.parent
         kept = folder / testfiles.KEPT
         match effect:
-            case SnapshotTests(keep):
+            case effects.SnapshotTests(keep):
                 return await to_thread.run_sync(testfiles.snapshot, self._cwd, self._is_test, kept if keep else None)
-            case RestoreTests(lost):
+            case effects.RestoreTests(lost):
                 return await to_thread.run_sync(testfiles.restore, self._cwd, lost, kept)
-            case CheckPatch():
+            case effects.CheckPatch():
                 return await PatchCheck(self._cwd, self._env, self._spawner, self._settings).check()
-            case PromoteArtifact():
+            case effects.PromoteArtifact():
                 return await to_thread.run_sync(promote, effect, self._library, self._settings.artifacts, folder)
-            case ReadMemory():
-                return Probed(used_memory())
+            case effects.ReadMemory():
+                return effects.Probed(used_memory())
             case _:
                 assert_never(effect)
 
-    async def _run(self, action: RunAction) -> ActionDone:
+    async def _run(self, action: effects.RunAction) -> effects.ActionDone:
         if action.prompt:
             return await self._prompt(action)
         self._allow(costs=False)
@@ -235,9 +211,9 @@ class Actions:
             async with scoped(self._own, action.scopes, self._spawner) as seen:
                 return await self._run_in(action, _encoded(seen))
         except CredentialMissing as error:
-            return ActionDone(1, stderr=f"Action failed: {error}")
+            return effects.ActionDone(1, stderr=f"Action failed: {error}")
 
-    async def _run_in(self, action: RunAction, env: Mapping[bytes, bytes]) -> ActionDone:
+    async def _run_in(self, action: effects.RunAction, env: Mapping[bytes, bytes]) -> effects.ActionDone:
         hearer = _Hearer(self._journal, self._log, action)
         try:
             values = await self._exports.environment(action.values)
@@ -271,7 +247,7 @@ class Actions:
                 ended = await run()
             return ended
 
-    async def _prompt(self, action: RunAction) -> ActionDone:
+    async def _prompt(self, action: effects.RunAction) -> effects.ActionDone:
         hearer = _Hearer(self._journal, self._log, action)
         try:
             done = await self._asking.act(action, hearer, self._note_child)
@@ -281,7 +257,7 @@ class Actions:
             hearer.close()
         return replace(done, marked=tuple(hearer.marked))
 
-    async def _call_tool(self, action: RunAction) -> ActionDone:
+    async def _call_tool(self, action: effects.RunAction) -> effects.ActionDone:
         hearer = _Hearer(self._journal, self._log, action)
         caller = Caller(self._spawner, self._cwd, self._env, self._marker, self._grace)
         try:
@@ -292,21 +268,21 @@ class Actions:
             hearer.close()
         return replace(done, marked=tuple(hearer.marked))
 
-    def _write(self, path: str, text: str) -> Written:
+    def _write(self, path: str, text: str) -> effects.Written:
         try:
             target = self._cwd / path
             target.parent.mkdir(parents=True, exist_ok=True)
             files.replace_text(target, text)
         except OSError as error:
-            return Written(f"cannot write {path}: {error.strerror}")
-        return Written()
+            return effects.Written(f"cannot write {path}: {error.strerror}")
+        return effects.Written()
 
     def _note_child(self, child: Identity) -> None:
         spawned = {"pid": child.pid, "start": child.start, "boot": child.boot}
         self._journal.append("action_spawned", spawned)
         self._journal.flush()
 
-    async def _tree(self, scope: tuple[str, ...]) -> Probed:
+    async def _tree(self, scope: tuple[str, ...]) -> effects.Probed:
         return await fingerprint_of_tree(self._cwd, scope, self._env, self._spawner, self._library.own_folder)
 
 
@@ -349,7 +325,7 @@ class Script:
 class _Hearer:
     """Writes a child's output down while it comes: lines to the journal, every byte to the log."""
 
-    def __init__(self, journal: Journal, log: Path, action: RunAction) -> None:
+    def __init__(self, journal: Journal, log: Path, action: effects.RunAction) -> None:
         self.marked: list[str] = []
         self._masking: dict[Stream, Masking] = {}
         self._journal = journal
@@ -404,16 +380,16 @@ def _write_all(fd: int, data: bytes) -> None:
         written += os.write(fd, data[written:])
 
 
-def _done(ended: Finished, marked: list[str], cwd: str) -> ActionDone:
+def _done(ended: Finished, marked: list[str], cwd: str) -> effects.ActionDone:
     duration = round(ended.duration * 1000)
     if ended.workdir_gone:
-        return ActionDone(126, stderr=ended.spawn_error or "", duration_ms=duration, workdir=cwd)
+        return effects.ActionDone(126, stderr=ended.spawn_error or "", duration_ms=duration, workdir=cwd)
     stderr = ended.stderr.text
     if ended.spawn_error is not None:
         stderr = f"Action failed: {ended.spawn_error}"
     elif ended.timeout_kind and not stderr:
         stderr = "Action timed out" if ended.timeout_kind == "wall" else "Action idle-timed out"
-    return ActionDone(
+    return effects.ActionDone(
         exit_code=ended.exit_code,
         output=ended.stdout.text,
         stderr=stderr,
