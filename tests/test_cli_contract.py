@@ -52,6 +52,10 @@ UNKNOWN = {
     "of the breaker": ("circuit: {repeated_failure: {windw: 3}}\n" + STATES, 5),
     "of a parameter": ("parameters:\n  p: {type: string, defalt: x}\n" + STATES, 6),
     "of the judge": ("llm: {modl: x}\n" + STATES, 5),
+    "of the deliverable": ("artifact_output: {from: x, frm: y}\n" + STATES, 5),
+    "of a pruning profile": (STATES.replace("{action:", "{pruning_profile: {nam: x}, action:"), 6),
+    "of a list's item": ("targets: [{file: a.yaml, states: [{nme: x}]}]\n" + STATES, 5),
+    "of a pair": (STATES.replace("{action:", "{evaluate: {type: contract, pairs: [{producr: x}]}, action:"), 6),
 }
 
 

@@ -162,12 +162,16 @@ async def test_judging_can_be_switched_off(project: Project) -> None:
     assert len(only(records, "action_spawned")) == 1
 
 
-async def test_the_wishes_of_a_start_reach_the_host(project: Project) -> None:
+@pytest.mark.parametrize("depth", [0, 2])
+async def test_the_wishes_of_a_start_reach_the_host(project: Project, depth: int) -> None:
     (project.folder / "agent").write_text('#!/bin/bash\necho "$1"; cat > prompt\n')
     (project.folder / "agent").chmod(0o755)
     command = f"[{project.folder / 'agent'}, '{{model}}']"
     write(project, f"a: {{action: think, action_type: prompt, host: {{command: {command}}}, next: b, capture: w}}\n"
                    "b: {action: 'test \"${captured.w.output}\" = m7', on_yes: done, on_no: bad}\n")  # fmt: skip
+    for level in range(depth):
+        (project.loops / "demo.yaml").rename(project.loops / f"kid{level}.yaml")
+        write(project, f"a: {{loop: kid{level}, on_yes: done, on_no: bad}}\n")
     result, _ = await run(project, model="m7")
     assert result.final_state == "done"
     assert (project.folder / "prompt").read_text() == "think"

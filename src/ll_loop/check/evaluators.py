@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import product
 
 from ..core.model import OPERATORS
-from ..files.keys import EVALUATOR_NEEDS, did_you_mean
+from ..files.keys import EVALUATE, EVALUATOR_NEEDS, EVALUATOR_TAKES, did_you_mean
 from ..files.nodes import Map
 from .subject import Finding, StateView, Subject, number_in
 
@@ -38,6 +38,21 @@ def required_field(subject: Subject) -> Findings:
             if block.get(key) is None:
                 message = f"state `{state.name}`: the evaluator `{kind}` needs `{key}`"
                 yield Finding(state.steps("evaluate"), message, f"add `{key}`", block.values_at["type"])
+
+
+def key_unused(subject: Subject) -> Findings:
+    for state, block, kind in _blocks(subject):
+        takes = {"type", "source", *EVALUATOR_NEEDS[kind], *EVALUATOR_TAKES[kind]}
+        for key in block.keys() & EVALUATE - takes:
+            users = ", ".join(
+                f"`{one}`" for one in EVALUATOR_NEEDS if key in EVALUATOR_NEEDS[one] + EVALUATOR_TAKES[one]
+            )
+            message = f"state `{state.name}`: the evaluator `{kind}` does not look at `{key}`"
+            yield Finding(state.steps("evaluate"), message, f"{users} would", block.keys_at[key])
+
+
+def _taken(kind: str) -> frozenset[str]:
+    return frozenset(EVALUATOR_NEEDS[kind] + EVALUATOR_TAKES[kind])
 
 
 def operator(subject: Subject) -> Findings:

@@ -159,6 +159,7 @@ RULES: tuple[Rule, ...] = (
     # evaluators
     Rule("eval.type-unknown", "error", evaluators.type_unknown),
     Rule("eval.required-field", "error", evaluators.required_field),
+    Rule("eval.key-unused", "warning", evaluators.key_unused, ("evaluate_unknown_keys_ok",)),
     Rule("eval.operator", "error", evaluators.operator),
     Rule("eval.direction", "error", evaluators.direction),
     Rule("eval.tolerance", "error", evaluators.bounded("tolerance", frozenset({"convergence"}), 0)),

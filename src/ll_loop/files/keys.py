@@ -230,10 +230,31 @@ EVALUATOR_NEEDS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Every evaluator type, with the keys that it cannot do without."""
 
+EVALUATOR_TAKES: Final[dict[str, tuple[str, ...]]] = {
+    "exit_code": ("abstain_on_exit_3",),
+    "output_contains": ("negate", "error_patterns"),
+    "output_numeric": ("key",),
+    "output_json": (),
+    "classify": ("line",),
+    "convergence": ("direction", "tolerance", "previous", "reference"),
+    "diff_stall": ("scope", "max_stall"),
+    "score_stall": ("history_file", "max_stall", "epsilon"),
+    "open_question_stall": ("history_file", "max_stall", "epsilon"),
+    "action_stall": ("track", "max_repeat"),
+    "llm_structured": ("prompt", "schema", "min_confidence", "uncertain_suffix"),
+    "mcp_result": (),
+    "harbor_scorer": (),
+    "comparator": ("auto_promote", "min_pairs", "prompt"),
+    "contract": (),
+    "advisor_consult": ("signal", "timeout", "context_from", "prompt"),
+}
+"""What else an evaluator looks at; any takes `type` and `source`."""
+
 JUDGES: Final = frozenset({"llm_structured", "comparator", "contract", "advisor_consult"})
 STALLS: Final = frozenset({"diff_stall", "score_stall", "open_question_stall"})
 
 PARAMETER_KEYS: Final = frozenset({"type", "required", "default", "description", "values"})
+PRUNING_KEYS: Final = frozenset({"enabled", "name", "suppress_catalog", "suppress_claude_md"})
 
 NESTED: Final[dict[str, frozenset[str]]] = {
     "circuit": frozenset({"repeated_failure"}),
@@ -256,13 +277,21 @@ NESTED: Final[dict[str, frozenset[str]]] = {
             "budget_state",
         }
     ),
+    "pruning_profile": PRUNING_KEYS,
+    "artifact_output": frozenset({"from", "to", "on"}),
+    "targets.*": frozenset({"file", "glob", "states"}),
+    "targets.*.states.*": frozenset({"name", "examples_file", "eval"}),
     "parameters.*": PARAMETER_KEYS,
     "fragments.*.parameters.*": PARAMETER_KEYS,
+    "states.*.pruning_profile": PRUNING_KEYS,
+    "states.*.evaluate.pairs.*": frozenset(
+        {"producer", "consumer", "contract", "producer_pattern", "consumer_pattern"}
+    ),
     "states.*.throttle": frozenset({"normal_max", "warn_max", "hard_max"}),
     "states.*.cost_ceiling": frozenset({"cost_ceiling_per_state", "cost_warn_at"}),
     "states.*.learning": frozenset({"targets", "targets_csv", "max_retries", "max_retries_expr"}),
 }
-"""The keys of blocks inside blocks; `*` is any name."""
+"""The keys of blocks inside blocks; `*` is any name, or any item of a list."""
 
 ACTION_TYPES: Final = frozenset({"shell", "prompt", "slash_command", "mcp_tool", "human_approval", "contract"})
 PROMPT_TYPES: Final = frozenset({"prompt", "slash_command"})

@@ -102,15 +102,17 @@ def _unknown_keys(data: Map, out: Complaints) -> None:
             _unknown_evaluate_keys(name, state, data, out)
 
 
-def _blocks(data: Map, path: str, steps: list[str]) -> Iterator[tuple[str, Map]]:
-    """Every mapping that these steps lead to, with its path; `*` is any key."""
+def _blocks(data: object, path: str, steps: list[str]) -> Iterator[tuple[str, Map]]:
+    """Every mapping that these steps lead to, with its path; `*` is any key, or any item of a list."""
     if not steps:
-        yield path, data
-        return
-    for key in data if steps[0] == "*" else steps[:1]:
-        inner = data.get(key)
-        if isinstance(inner, Map):
-            yield from _blocks(inner, f"{path}.{key}" if path else key, steps[1:])
+        if isinstance(data, Map):
+            yield path, data
+    elif isinstance(data, list) and steps[0] == "*":
+        for number, inner in enumerate(data):
+            yield from _blocks(inner, f"{path}[{number}]", steps[1:])
+    elif isinstance(data, Map):
+        for key in data if steps[0] == "*" else steps[:1]:
+            yield from _blocks(data.get(key), f"{path}.{key}" if path else key, steps[1:])
 
 
 def _unknown_state_keys(name: str, state: Map, out: Complaints) -> None:

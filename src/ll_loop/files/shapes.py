@@ -54,6 +54,11 @@ def block(properties: Mapping[str, Shape], *, nullable: bool = False) -> Shape:
     return {"type": kind, "properties": dict(properties), "additionalProperties": False}
 
 
+def only(**properties: Shape) -> Shape:
+    """Anything; if it is a mapping, then with these keys and no others."""
+    return {"properties": properties, "additionalProperties": False}
+
+
 def defaults(kind: type[Struct]) -> dict[str, Shape]:
     """The plain defaults of a value of the model, each as `{"default": value}`."""
     found = {field.name: field.default for field in fields(kind) if field.default is not NODEFAULT}
@@ -86,7 +91,11 @@ PARAMETER: Final[Shape] = {
 }
 _PARAMETERS: Final[Shape] = {"type": "object", "additionalProperties": {"$ref": "#/$defs/parameter"}}
 _TARGETS: Final[Shape] = {
-    "items": {"properties": {"file": {"type": ["string", "null"], "pattern": r"\.yaml$"}}},
+    "items": only(
+        file={"type": ["string", "null"], "pattern": r"\.yaml$"},
+        glob=ANY,
+        states={"items": only(name=ANY, examples_file=ANY, eval=ANY)},
+    )
 }
 _COMMANDS: Final[Shape] = {
     "type": ["array", "null"],
@@ -99,9 +108,23 @@ _COMMANDS: Final[Shape] = {
 }
 _ARTIFACT: Final[Shape] = {
     "type": ["string", "object", "null"],
-    "properties": {"from": {"type": "string", "description": "The file below the run's folder."}},
+    "properties": {
+        "from": about({"type": "string"}, "The file below the run's folder."),
+        "to": about(ANY, "Its place below the project."),
+        "on": about(ANY, "The terminals at which it is taken."),
+    },
+    "additionalProperties": False,
     "if": {"type": "object"},
     "then": {"required": ["from"]},
+}
+_PRUNING: Final = only(
+    enabled=about(ANY, "Whether the host is told at all.", default=True),
+    name=about(ANY, "Its name.", default="default"),
+    suppress_catalog=about(ANY, "Whether the host lists no skills.", default=False),
+    suppress_claude_md=about(ANY, "Whether the host reads no CLAUDE.md.", default=False),
+)
+_PAIRS: Final[Shape] = {
+    "items": only(producer=ANY, consumer=ANY, contract=ANY, producer_pattern=ANY, consumer_pattern=ANY)
 }
 _FLOW: Final[Shape] = {
     "type": ["array", "null"],
@@ -213,7 +236,7 @@ TOP: Final[dict[str, Shape]] = {
         ),
         "Warns of long prompts.",
     ),
-    "pruning_profile": about(ANY, "What the agent host leaves out of its start."),
+    "pruning_profile": about(_PRUNING, "What the agent host leaves out of its start."),
     "tamper_guard": about(ANY, "What to do when an action changes tests: `revert`, `fail` or `allow`."),
     "prepatch_check": about(ANY, "What to do when a patch looks wrong: `fail`, `warn` or `allow`."),
     "session_mode": about(ANY, "Whether a prompt continues the one before: `fresh` or `continue`."),
@@ -301,7 +324,7 @@ STATE: Final[dict[str, Shape]] = {
     ),
     "tamper_guard": about(ANY, "What to do when the action changes tests: `revert`, `fail` or `allow`."),
     "prepatch_check": about(ANY, "What to do when the patch looks wrong: `fail`, `warn` or `allow`."),
-    "pruning_profile": about(ANY, "What the agent host leaves out of its start."),
+    "pruning_profile": about(_PRUNING, "What the agent host leaves out of its start."),
     "loop": about(NAME, "Another loop, run as this state's work."),
     "with": about({"type": ["object", "null"]}, "Values for the sub-loop's context or the fragment's parameters."),
     "context_passthrough": about(FLAG, "Whether the sub-loop gets the whole context.", default=False),
@@ -354,7 +377,7 @@ EVALUATE: Final[dict[str, Shape]] = {
     "baseline_path": about(ANY, "The file to compare with."),
     "auto_promote": about(ANY, "Whether a better one becomes the baseline."),
     "min_pairs": about(ANY, "The least number of comparisons."),
-    "pairs": about(ANY, "Which texts have to agree."),
+    "pairs": about(_PAIRS, "Which texts have to agree."),
     "question": about(ANY, "What the adviser is asked."),
     "verdict_map": about(ANY, "Answers to verdicts."),
     "signal": about(ANY, "What the adviser is told of the occasion."),
