@@ -214,11 +214,20 @@ def test_a_terminal_shows_colour_and_is_left_in_order(start: Start) -> None:
     assert whole.endswith("\n")
 
 
-def test_help_starts_no_event_loop_and_loads_no_engine(project: Path) -> None:
+HEAVY = {"asyncio", "trio", "aiofiles", "mcp", "pydantic", "ruamel.yaml", "jsonschema"}
+
+
+@pytest.mark.parametrize(
+    ("words", "unwanted"),
+    [(["--help"], HEAVY | {"anyio", "yaml", "ll_loop.api"}), (["list"], HEAVY), (["validate", "sleeper"], HEAVY)],
+)
+def test_what_runs_nothing_starts_no_event_loop_and_loads_nothing_heavy(
+    project: Path, words: list[str], unwanted: set[str]
+) -> None:
     code = (
-        "import sys\nfrom ll_loop.cli.border import main\nmain(['--help'])\n"
-        "print({'asyncio', 'anyio', 'yaml', 'll_loop.api'} & set(sys.modules), file=sys.stderr)"
+        f"import sys\nfrom ll_loop.cli.border import main\nmain({words})\n"
+        f"print(sorted({unwanted} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=project)
-    assert done.stderr == "set()\n"
-    assert "run-many" in done.stdout
+    assert done.stderr == "[]\n"
+    assert ("run-many" if words == ["--help"] else "sleeper") in done.stdout
