@@ -114,6 +114,12 @@ def test_a_host_that_is_not_there_is_said_for_all_loops_before_the_first_starts(
         prompts(project, name, DEAR)
     said = ll("run-many", "a", "b")
     assert said.err.index("`codex` of the host codex is not there") < said.err.index("started")
+    states = "states: {{a: {{loop: {}, on_yes: done, on_no: done}}, done: {{terminal: true}}}}"
+    for name, inner in (("outer", "middle"), ("middle", "a")):
+        head = f"name: {name}\ninitial: a\nscope: [x]\n"
+        (project.loops / f"{name}.yaml").write_text(head + states.format(inner))
+    assert "`codex` of the host codex is not there" in ll("run", "outer", "--dry-run").err
+    assert "codex" not in ll("run", "outer", "--dry-run", "--host", "fake").err
 
 
 @pytest.mark.parametrize(("version", "told"), [("0.12.3", True), ("0.169.9", False), ("", False)])

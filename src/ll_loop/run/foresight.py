@@ -6,19 +6,24 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..core.agents import agent_of, judge_of, may_ask_models
+from ..core.effects import Loaded
 from ..core.hosts.table import TESTED
 from ..core.judging import is_judged_by_a_model
-from ..core.model import Loop
+from ..core.model import EMPTY, Loop, SubLoop
 from ..core.prices import PRICES, TELLS_COST
 from ..errors import NotFoundError, Problem, UsageError
+from ..files.library import Library
 from ..files.settings import Orchestration
 from .asking import choose_host
+from .probes import load_loop
 
 
 class _Ask(Struct, frozen=True):
@@ -29,22 +34,48 @@ class _Ask(Struct, frozen=True):
     model: str
 
 
-def doubts(loop: Loop, env: Mapping[str, str], cwd: Path, settings: Orchestration) -> tuple[Problem, ...]:
-    """Warnings about the hosts that the states of a loop ask, each once. Its sub-loops are not looked at."""
+def doubts(
+    loop: Loop, library: Library, env: Mapping[str, str], cwd: Path, settings: Orchestration
+) -> tuple[Problem, ...]:
+    """Warnings about the hosts that the states of a loop ask, each once.
+
+    Its sub-loops, and theirs, are looked into as well, but not those whose name is made up in the run.
+    """
     capped = loop.budget.usd is not None or loop.shared.usd is not None
     found: dict[str, Problem] = {}
-    for ask in _asks(loop):
+    for ask in chain.from_iterable(map(_asks, _with_sub_loops(loop, library))):
         for message, hint in _of_one(ask, env, cwd, settings.host_cli or "", capped=capped):
             found.setdefault(message, Problem("warning", "host", f"states.{ask.state}", message, hint=hint))
     return tuple(found.values())
 
 
+def _with_sub_loops(loop: Loop, library: Library) -> Iterator[Loop]:
+    """The loop, and all that it can run by a fixed name; what was asked for at the start holds for them too."""
+    seen, waiting = set(), [loop]
+    while waiting:
+        one = waiting.pop()
+        if one.path in seen:
+            continue
+        seen.add(one.path)
+        yield one
+        for name in [state.work.name for state in one.states.values() if isinstance(state.work, SubLoop)]:
+            if "${" not in name:
+                found = load_loop(library, name, one.path, EMPTY)
+                waiting += [replace(found.loop, wishes=loop.wishes)] if isinstance(found, Loaded) else []
+
+
 def _asks(loop: Loop) -> Iterator[_Ask]:
+    wishes = loop.wishes
     for state in loop.states.values():
         if state.is_prompt:
             agent = agent_of(loop, state)
             yield _Ask(state.name, agent.host, agent.model)
-        if is_judged_by_a_model(state) and may_ask_models(loop):
+        if not is_judged_by_a_model(state) or not may_ask_models(loop):
+            continue
+        if state.evaluate is not None and state.evaluate.type == "advisor_consult":
+            if wishes.advisor is not None:
+                yield _Ask(state.name, wishes.advisor or judge_of(loop, state).host, wishes.advisor_model)
+        else:
             judge = judge_of(loop, state)
             yield _Ask(state.name, judge.host, judge.model)
 

@@ -76,7 +76,7 @@ class Preparing:
         handle.batch = self._batch
         inputs = inputs_of(loop, request, self._project, self._config, f"{handle.artifacts}/")
         handle.overrides, handle.extras, handle.problems = overrides, inputs.extras, inputs.problems
-        handle.problems += doubts(loop, self._env, self._project, self._config.orchestration)
+        handle.problems += doubts(loop, self._library, self._env, self._project, self._config.orchestration)
         handle.context = as_read_back(inputs.context)  # so that a replay sees the very values that the run saw
         handle.journal.secrets = secrets_of(self._env, handle.context, request.secrets)
         refuse_unknown(request.secrets, handle.secrets)
