@@ -18,7 +18,7 @@ from ll_loop.run import procs, recovery
 from ll_loop.run.session import Session
 from projects import Project, appears, eventually
 
-LONG = "touch begun-$LL_LOOP_RUN_ID; sleep 30"
+LONG = "echo hi; touch begun-$LL_LOOP_RUN_ID; sleep 30"
 HOLD = """
 import sys, anyio
 from ll_loop.api import Session
@@ -51,6 +51,12 @@ async def test_why_names_the_action_under_way_with_its_pid_and_processes(project
         assert "sleep 30" in action["command"]
         assert leader.pid in [process["pid"] for process in action["processes"]]
         assert f"pid {leader.pid}, since" in _text(found)
+        await eventually(lambda: "hi" in (run.folder / "output.log").read_text())
+        heard = (await api.why(project.folder, "a"))["action"]["last_output"]
+        assert action["since"] <= heard
+        assert "last output 0s ago" in "\n".join(
+            lines_of(found | {"action": {**action, "last_output": heard}}, datetime.fromisoformat(heard))
+        )
         run.cancel()
 
 

@@ -297,9 +297,10 @@ async def why(project: Path | str | None, wanted: str) -> dict[str, Any]:
 
     Keys: run_id, loop, status, state, step, pid, `reason`, `since`, and for each reason what belongs to it. Reasons:
     `scope` (`holders`, `place`), `slot` (as many run as may), `turn`, `action` and `model` (`action`: command, pid,
-    since, attempt, processes), `pause` (`pause`: seconds and why), `question`, `ending` (`ending`: by whom, since,
-    grace; `action` with the processes that still live), `working`, `silent` (its process does not answer), `dead`
-    (`owner`, `left_alive`, `resume`) and `over` (`terminated_by`, `resume`). Raises NotFoundError, StorageError.
+    since, last_output, attempt, processes), `host` (`waits_for`: a call that has not begun yet; `action`), `pause`
+    (`pause`: seconds and why), `question`, `ending` (`ending`: by whom, since, grace; `action` with the processes that
+    still live), `working`, `silent` (its process does not answer), `dead` (`owner`, `left_alive`, `resume`) and `over`
+    (`terminated_by`, `resume`). Raises NotFoundError, StorageError.
     """
     return await remote.explain(_runs_of(project), wanted, Library(Path(project or ".")))
 

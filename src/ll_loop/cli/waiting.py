@@ -70,6 +70,7 @@ _HEADLINES: Mapping[str, Any] = {
     "slot": lambda f, now: f"waits {_ago(f['since'], now)} for a slot: as many runs go on as may (--jobs)",
     "turn": lambda f, now: "is about to begin",
     "action": lambda f, now: f"{_where(f)}: its action runs for {_ago(f['action']['since'], now)}",
+    "host": lambda f, now: f"{_where(f)}: waits {_ago(f['since'], now)} for {clean(f['waits_for'])}",
     "model": lambda f, now: f"{_where(f)}: asks a model for {_ago(f['since'], now)}",
     "pause": lambda f, now: f"{_where(f)}: {_pause(f, now)}",
     "question": lambda f, now: f"{_where(f)}: asks a person, for {_ago(f['since'], now)} by now",
@@ -121,8 +122,11 @@ def _action(action: Document, reason: str, now: datetime) -> Iterator[str]:
     first, *more = action["command"].strip().splitlines() or [""]
     yield f"command: {clean(first)}{' ...' if more else ''}"
     attempt = f", attempt {action['attempt']}" if action["attempt"] > 1 else ""
+    if reason == "host":  # neither its time nor its process has begun
+        return
     limit = f", of {words.seconds(action['timeout'], whole=True)} at most" if action["timeout"] else ""
-    yield f"pid {action['pid'] or 'none yet'}, since {_ago(action['since'], now)}{limit}{attempt}"
+    heard = f"last output {_ago(action['last_output'], now)} ago" if action["last_output"] else "no output yet"
+    yield f"pid {action['pid'] or 'none yet'}, since {_ago(action['since'], now)}{limit}{attempt}, {heard}"
     if action["processes"]:
         verb = "still alive" if reason == "ending" else "processes"
         yield f"{verb}: " + ", ".join(f"{one['pid']} {one['name']}" for one in action["processes"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ..core.effects import RATE_LIMIT, AskHuman, AskModel, RunAction, Sleep
@@ -18,6 +19,8 @@ from .recovery import StoredRun
 
 Document = dict[str, Any]
 MOST_HOLDERS = 20
+CLOCK_TICK = timedelta(seconds=0.02)
+"""How far the times of files may be behind."""
 
 # --- in the process that runs ------------------------------------------------------------------------------
 
@@ -115,6 +118,7 @@ def explained(run: StoredRun, told: Mapping[str, Any] | None, library: Library) 
         "holders": [],
         "place": 0,
         "slot": False,
+        "waits_for": "",
         "action": None,
         "pause": None,
         "question": None,
@@ -148,6 +152,8 @@ def _live(run: StoredRun, told: Mapping[str, Any]) -> Document:
         return found | {"reason": kind, "since": since, "holders": holders, "slot": told["slot"]}
     found["since"] = effect["since"]
     match effect["kind"]:
+        case "RunAction" | "AskModel" if told["waits_for"]:
+            return found | {"reason": "host", "waits_for": told["waits_for"], "action": _under_way(run, told)}
         case "RunAction":
             return found | {"reason": "action", "action": _under_way(run, told)}
         case "AskModel":
@@ -171,9 +177,20 @@ def _under_way(run: StoredRun, told: Mapping[str, Any]) -> Document | None:
         "since": effect["since"],
         "attempt": effect["attempt"],
         "timeout": effect["timeout"],
+        "last_output": _last_output(run, effect["since"]),
         "pid": leaders[-1].pid if leaders else 0,
         "processes": _processes(leaders),
     }
+
+
+def _last_output(run: StoredRun, since: str) -> str:
+    """When the run's log last grew, empty if that was before `since`."""
+    try:
+        seconds = (run.folder / "output.log").stat().st_mtime
+    except OSError:
+        return ""
+    grown = datetime.fromtimestamp(seconds, UTC) + CLOCK_TICK
+    return grown.isoformat(timespec="microseconds") if grown >= datetime.fromisoformat(since) else ""
 
 
 def _announced(run: StoredRun) -> Document | None:
@@ -183,7 +200,8 @@ def _announced(run: StoredRun) -> Document | None:
             return None
         if record["event"] == "action_start":
             return {"state": run.state, "command": record["action"], "since": record["ts"], "attempt": _attempt(run),
-                    "timeout": 0, "pid": next((one.pid for one in run.children()), 0),
+                    "timeout": 0, "last_output": _last_output(run, record["ts"]),
+                    "pid": next((one.pid for one in run.children()), 0),
                     "processes": _processes(run.children())}  # fmt: skip
     return None
 
