@@ -6,6 +6,7 @@ import json
 import os
 import textwrap
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import anyio
 import pytest
 
 from ll_loop import Session, api
+from ll_loop.cli.waiting import lines_of
 from ll_loop.core.effects import Sleep
 from ll_loop.run.handle import RunHandle
 from ll_loop.run.request import Request
@@ -53,6 +55,12 @@ def calls(project: Project, handle: RunHandle) -> int:
     return len(only(project.records(handle.run_id), "action_spawned"))
 
 
+def began(project: Project, handle: RunHandle) -> float:
+    """When the time of the run's only prompt began, in epoch seconds."""
+    [ended] = only(project.records(handle.run_id), "action_complete")
+    return datetime.fromisoformat(ended["ts"]).timestamp() - float(ended["duration_ms"]) / 1000
+
+
 def rests(handle: RunHandle) -> float:
     """How many seconds the run waits out a rate limit; 0 if it does not."""
     waiting = handle.run.waiting if handle.run is not None else None
@@ -81,7 +89,52 @@ async def test_eight_runs_wait_out_one_rate_limit_and_none_loses_a_step(project:
     assert {calls(project, handle) for handle in handles[1:]} == {1}  # none of them was turned away
     started = sorted(float(line) for line in project.lines("started"))
     assert started[0] > refused_at + 1
+    assert all(began(project, handle) > refused_at + 1 for handle in handles[1:])  # nor did its time limit run
     assert started[1] > started[0] + 0.19  # one went ahead
+
+
+async def test_a_prompt_waits_for_its_account_visibly_and_no_longer_than_it_may(project: Project) -> None:
+    write(project, "a", "result error=limit status=429", more=LADDER.replace("1.5", "300"))
+    write(project, "patient", "result in=1 out=1")
+    write(project, "hasty", "result in=1 out=1", more=f"rate_limit_max_wait_seconds: 60\n{LADDER}")
+    async with Session(project.folder, env=ENV, grace=0) as session:
+        first = session.start("a")
+        await eventually(lambda: rests(first))
+        patient, hasty = session.start("patient"), session.start("hasty")
+        assert (await hasty.wait()).final_state == "failed"
+        [told] = only(project.records(hasty.run_id), "action_complete")
+        assert "not started: fake has a rate limit until" in told["stderr_preview"]
+        assert only(project.records(hasty.run_id), "rate_limit_exhausted")
+        await eventually(lambda: patient.waits_for)
+        [entry] = await api.status(project.folder, patient.run_id)
+        assert entry["waits_for"].startswith("the rate limit of fake until")
+        found = await api.why(project.folder, patient.run_id)
+        assert (found["reason"], found["waits_for"], found["action"]["pid"]) == ("host", entry["waits_for"], 0)
+        [line, command] = lines_of(found, datetime.now(UTC))
+        assert "for the rate limit of fake until" in line
+        assert command == "  command: @@fake ..."
+        session.shut_down()
+    assert calls(project, patient) == calls(project, hasty) == 0
+
+
+async def test_a_judge_that_is_turned_away_is_asked_again_and_the_action_not_done_again(project: Project) -> None:
+    limit = '{"type":"result","is_error":true,"result":"limit; try again in 1 seconds","api_error_status":429}'
+    opinion = '{"type":"result","structured_output":{"verdict":"yes","confidence":1,"evidence":"fine","reason":"r"}}'
+    host = agent(project, f"if mkdir asked; then echo '{limit}'; else echo '{opinion}'; fi; exit")
+    (project.loops / "a.yaml").write_text(
+        f"name: a\ninitial: a\nscope: [a]\nstates:\n  a:\n    action: 'echo fine | tee -a ran'\n{host}\n"
+        "    evaluate: {type: llm_structured, prompt: Good?}\n    on_yes: done\n    on_no: failed\n"
+        "    on_error: failed\n  done: {terminal: true}\n  failed: {terminal: true, failure: true}\n"
+    )
+    async with Session(project.folder, env=ENV) as session:
+        with anyio.fail_after(LIMIT * 3):
+            result = await session.start("a").wait()
+    assert result.final_state == "done"
+    assert project.lines("ran") == ["fine"]
+    records = project.records(result.run_id)
+    assert "rate limit" in only(records, "host_waiting")[0]["why"]
+    [judged] = only(records, "evaluate")
+    assert (judged["model_requested"], judged["model_resolved"]) == (None, None)  # a command that names no model
 
 
 async def test_after_a_refused_login_no_prompt_of_the_batch_is_started(project: Project) -> None:

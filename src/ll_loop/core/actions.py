@@ -79,6 +79,7 @@ def launch(
         agent_of(loop, state, move.frame.session) if state.is_prompt else None,
         values,
         state.scopes,
+        state.patience,
     )  # fmt: skip
     return Wait(action, after)
 

@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 
 from .agents import Agent
 from .hosts.turn import Reply, reply_from_json, reply_to_json
-from .model import EMPTY, Loop
+from .model import EMPTY, Loop, RateLimit
 
 # --- effects -----------------------------------------------------------------------------------------------
 
@@ -31,7 +31,8 @@ class RunAction(Struct, frozen=True):
     """Run `text` as a bash script, or as a prompt of `agent` when `prompt` is set. Times are seconds, 0 means no limit.
 
     With `arguments`, `text` is `SERVER/TOOL`: a tool of an MCP server to call with them. `loop` and `depth` tell which
-    (sub-)loop the state belongs to. With `scopes`, only these credentials of the environment are passed on.
+    (sub-)loop the state belongs to. With `scopes`, only these credentials of the environment are passed on. A prompt
+    that would have to wait for a rate limit longer than its `patience` is turned away.
     """
 
     text: str
@@ -47,12 +48,14 @@ class RunAction(Struct, frozen=True):
     agent: Agent | None = None
     values: Values = Values()
     scopes: tuple[str, ...] | None = None
+    patience: float = RateLimit().max_wait
 
 
 class AskModel(Struct, frozen=True):
     """Ask a model one question, outside any session. `schema` is what its answer must fit; `timeout` is seconds.
 
-    `purpose` is `judge`, `contract`, `compare` or `advise`. The rest says whom to ask, and for which state.
+    `purpose` is `judge`, `contract`, `compare` or `advise`. Rate limits are waited out for `patience` seconds at most.
+    The rest says whom to ask, and for which state.
     """
 
     prompt: str
@@ -65,6 +68,7 @@ class AskModel(Struct, frozen=True):
     state: str = ""
     loop: str = ""
     depth: int = 0
+    patience: float = RateLimit().max_wait
 
 
 class WriteFile(Struct, frozen=True):

@@ -107,7 +107,7 @@ def _of_the_host(reply: Reply) -> Fields:
     fields: dict[str, Any] = {"session_id": reply.session} if reply.session else {}
     if reply.asked_model:
         model = reply.asked_model
-        fields |= {"model_requested": model, "model_resolved": model, "model_backend": reply.host}
+        fields |= {"model_requested": model, "model_resolved": reply.model or model, "model_backend": reply.host}
     if reply.effort:
         fields["effort"] = reply.effort
     if reply.usage is None:

@@ -27,6 +27,7 @@ PREVIEW = 500
 RAW_PREVIEW = 300
 TIMEOUT = 1800.0
 MODEL = "sonnet"
+"""Who judges where the host is Claude Code and nobody says; others have a model of their own."""
 NEUTRAL = "neutral"
 QUESTION = "Did the action below do what it was meant to do?"
 EVIDENCE = """Give one verdict: yes, no, partial, blocked, or cannot_judge. All but the last need evidence: a passage of
@@ -81,7 +82,6 @@ class Case(Struct, frozen=True, kw_only=True):
     judge: Judge
     output: str
     scope: Scope
-    model: str = MODEL
     timeout: float = TIMEOUT
     chance: float = 0.5
     advisor: bool = False
@@ -112,9 +112,9 @@ def _structured(case: Case, answers: Sequence[Answer]) -> Effect | Verdict:
         return heard
     opinion, reply = heard
     if isinstance(opinion, Unclear):
-        return Verdict("error", opinion.details | _about(case, reply))
+        return Verdict("error", opinion.details | _about(reply))
     word, details = _by_schema(opinion, keys) if "schema" in keys else _by_default(opinion, keys)
-    return Verdict(word, details | _trace(case, prompt, reply) | _about(case, reply))
+    return Verdict(word, details | _trace(prompt, reply) | _about(reply))
 
 
 AGAIN = "Your last answer could not be read. Answer with one JSON object that fits the schema, and nothing else."
@@ -181,17 +181,22 @@ def _confidence(opinion: Mapping[str, Any]) -> float:
         return 1.0
 
 
-def _trace(case: Case, prompt: str, reply: Reply) -> Details:
-    return {"llm_model": case.model, "llm_prompt": prompt[:PREVIEW], "llm_raw_output": reply.answer[:PREVIEW]}
+def _trace(prompt: str, reply: Reply) -> Details:
+    return {"llm_model": _model(reply), "llm_prompt": prompt[:PREVIEW], "llm_raw_output": reply.answer[:PREVIEW]}
 
 
-def _about(case: Case, reply: Reply) -> Details:
+def _about(reply: Reply) -> Details:
+    """Which model was asked for and which one answered; None where nobody named one."""
     backend = {"model_backend": reply.host} if reply.host else {}
-    return {"model_requested": case.model, "model_resolved": case.model, **backend}
+    return {"model_requested": reply.asked_model or None, "model_resolved": _model(reply), **backend}
+
+
+def _model(reply: Reply) -> str | None:
+    return reply.model or reply.asked_model or None
 
 
 def _ask(case: Case, prompt: str, schema: Mapping[str, Any] | None, purpose: str) -> AskModel:
-    return AskModel(prompt, schema, case.model, case.timeout, purpose)
+    return AskModel(prompt, schema, "", case.timeout, purpose)
 
 
 # --- reading an answer -------------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec.structs import replace
 
 from .agents import JudgeSettings, judge_of, may_ask_models
 from .effects import AskModel, Effect
-from .judges import MODEL, Case, Verdict, step
+from .judges import Case, Verdict, step
 from .model import Judge, State
 from .move import Move, Wait
 from .verdicts import Evaluation, Look, evaluation_of, refused, text_to_judge
@@ -57,7 +59,6 @@ def _case(move: Move, look: Look, who: JudgeSettings) -> Case:
         judge=by,
         output=text_to_judge(block, look) if block is not None else look.output,
         scope=look.scope,
-        model=who.model or MODEL,
         timeout=who.timeout,
         chance=move.frame.turn.chance,
         advisor=move.frame.loop.wishes.advisor is not None,
@@ -68,7 +69,8 @@ def _addressed(move: Move, effect: Effect, who: JudgeSettings) -> Effect:
     if not isinstance(effect, AskModel):
         return effect
     frame = move.frame
-    where = {"state": frame.state, "loop": frame.loop.name, "depth": frame.depth}
+    where: dict[str, Any] = {"state": frame.state, "loop": frame.loop.name, "depth": frame.depth}
+    where["patience"] = move.state.patience
     wishes = frame.loop.wishes
     if effect.purpose == "advise":
         return replace(effect, model=wishes.advisor_model, host=wishes.advisor or who.host, **where)

@@ -325,6 +325,11 @@ class State(Struct, frozen=True):
         return "" if isinstance(self.work, Nothing | SubLoop | Learning) else self.work.action
 
     @property
+    def patience(self) -> float:
+        """Seconds for which it waits for rate limits in all."""
+        return (self.rate_limit or RateLimit()).max_wait
+
+    @property
     def is_prompt(self) -> bool:
         return isinstance(self.work, Prompt | Learning)
 

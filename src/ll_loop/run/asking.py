@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import anyio
 from msgspec.structs import replace
 
 from ..core.agents import Agent
@@ -20,6 +21,7 @@ from ..core.hosts.command import FAKE, AnyCommand
 from ..core.hosts.table import BY_NAME, NATIVE, by_name
 from ..core.hosts.turn import Reply, Turn
 from ..core.judges import MODEL
+from ..core.model import RateLimit
 from ..errors import NotFoundError, UsageError
 from ..files.settings import Orchestration
 from .hosting import Answered, Hearer, Hosts, Limits
@@ -141,7 +143,7 @@ class Asking:
             session=session,
         )
         limits = Limits(action.timeout or None, action.idle_timeout or None, STALLED)
-        answered = await self._call(host, call, hearer, limits, started)
+        answered = await self._call(host, call, hearer, limits, started, action.patience)
         return _done(answered, _told(answered.reply, host, call), str(self._cwd))
 
     async def ask(self, question: AskModel, started: Callable[[Identity], None]) -> ModelSaid:
@@ -157,26 +159,51 @@ class Asking:
         if "schema" in host.build(call).left_out:
             call = replace(call, prompt=f"{call.prompt}\n\n{FIT}\n{json.dumps(question.schema)}", schema=None)
         limits = Limits(question.timeout or None, None, STALLED)
-        answered = await self._call(host, call, _Deaf(), limits, started)
+        answered = await self._until_heard(host, call, limits, started, question.patience)
         reply = _told(answered.reply, host, call)
         kept = replace(reply, output="", answer=clip(reply.answer), timed_out=bool(answered.cut))
         return ModelSaid(kept, round(answered.duration * 1000))
 
     async def _call(
-        self, host: Host, call: Call, hearer: Hearer, limits: Limits, started: Callable[[Identity], None]
+        self,
+        host: Host,
+        call: Call,
+        hearer: Hearer,
+        limits: Limits,
+        started: Callable[[Identity], None],
+        patience: float,
     ) -> Answered:
         """Let the host take its turn once its account and the budget allow it; only then its time begins."""
         account, heavy = account_of(host, self._env), self._heavy and host.key != FAKE.key
         try:
-            async with self._traffic.call(account, self._tell, heavy=heavy) as over:
+            async with self._traffic.call(account, self._tell, heavy=heavy, patience=patience) as over:
                 self._allow()
                 answered = await self._hosts.ask(host, call, hearer, limits=limits, started=started)
                 answered = _dated(answered)
                 over(answered.reply)
         except Denied as denied:
+            self._limited = ""
+            self._tell("", 0.0)
             return Answered(_not_started(host, denied.reply), 1, 0.0)
         self._limited = account if answered.reply.failure == "quota" else ""
         return answered
+
+    async def _until_heard(
+        self, host: Host, call: Call, limits: Limits, started: Callable[[Identity], None], patience: float
+    ) -> Answered:
+        """Put a question again that a rate limit turned away: what it is about has been done, and is not done twice.
+
+        Between two times it waits as long as the host told, else a little longer each time, all in all `patience`.
+        """
+        last, guess = anyio.current_time() + patience, RateLimit().base
+        while True:
+            left = last - anyio.current_time()
+            answered = await self._call(host, call, _Deaf(), limits, started, left)
+            wait = answered.reply.wait(time.time()) or guess
+            if not self._limited or wait > left:
+                return answered
+            await self.note_wait(wait)
+            guess *= 2
 
     async def note_wait(self, seconds: float) -> None:
         """The run waits so long because its last call was turned away: others of that account wait as well."""
@@ -193,8 +220,9 @@ def _dated(answered: Answered) -> Answered:
 
 
 def _not_started(host: Host, refusal: Reply) -> Reply:
-    error = f"not started: {host.key} refused the login a moment ago ({refusal.error})"
-    return Reply(failure="auth", error=error, status=refusal.status)
+    denied = f"{host.key} refused the login a moment ago ({refusal.error})"
+    error = f"not started: {denied if refusal.failure == 'auth' else refusal.error}"
+    return Reply(failure=refusal.failure, error=error, status=refusal.status, resets_at=refusal.resets_at)
 
 
 class _Deaf:

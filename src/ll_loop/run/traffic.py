@@ -9,9 +9,11 @@ here is no part of an action: it costs no retry, no step and none of its time li
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from fnmatch import fnmatchcase
 
 import anyio
@@ -41,7 +43,7 @@ def account_of(host: Host, env: Mapping[str, str]) -> str:
 
 
 class Denied(Exception):  # noqa: N818 - says what happened
-    """No call is started: the account's login was refused a moment ago."""
+    """No call is started: the account's login was refused a moment ago, or its rate limit lasts too long for it."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.error)
@@ -147,13 +149,16 @@ class Traffic:
         self._memory_limit = memory_limit
 
     @asynccontextmanager
-    async def call(self, account: str, tell: Tell, *, heavy: bool = False) -> AsyncIterator[Callable[[Reply], None]]:
+    async def call(
+        self, account: str, tell: Tell, *, heavy: bool = False, patience: float = math.inf
+    ) -> AsyncIterator[Callable[[Reply], None]]:
         """Wait until a call may start; inside it runs, and what is yielded takes its reply.
 
-        Cancelled, or left without a reply, it lets the next one through in its place. Raises `Denied`.
+        Cancelled, or left without a reply, it lets the next one through in its place. Raises `Denied`, also at once if
+        the account is shut for longer than the `patience` (seconds from now).
         """
         gate = self._gates.setdefault(account, _Gate())
-        call = await self._pass(account, gate, tell, heavy=heavy)
+        call = await self._pass(account, gate, tell, self._wall() + patience, heavy=heavy)
         try:
             yield lambda reply: call.ended(reply, self._wall())
         finally:
@@ -177,9 +182,9 @@ class Traffic:
         if self._circuit is not None:
             gate.shared = await self._circuit.note(account, until)
 
-    async def _pass(self, account: str, gate: _Gate, tell: Tell, *, heavy: bool) -> Call:
+    async def _pass(self, account: str, gate: _Gate, tell: Tell, last: float, *, heavy: bool) -> Call:
         while True:
-            await self._opened(account, gate, tell)
+            await self._opened(account, gate, tell, last)
             if heavy:
                 await self._roomy(tell)
             await self._take_slot(tell)
@@ -242,13 +247,17 @@ class Traffic:
             tell(f"memory, of which {used:.0f} % are used", 0.0)
             await anyio.sleep(POLL)
 
-    async def _opened(self, account: str, gate: _Gate, tell: Tell) -> None:
+    async def _opened(self, account: str, gate: _Gate, tell: Tell, last: float) -> None:
         while True:
             now = self._wall()
             gate.check(now)
             self._look_elsewhere(account, gate, now)
             if gate.may_pass(now):
                 return
+            if gate.until > last:
+                when = f"{datetime.fromtimestamp(gate.until).astimezone():%H:%M:%S}"
+                error = f"{_name(account)} has a rate limit until {when}, and this prompt may not wait so long"
+                raise Denied(Reply(failure="quota", error=error, resets_at=gate.until))
             if gate.until > now:
                 tell(f"the rate limit of {_name(account)}", gate.until)
                 await gate.moved(gate.until - now)
