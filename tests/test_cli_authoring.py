@@ -17,7 +17,8 @@ from jsonschema import Draft202012Validator
 from msgspec.structs import replace
 
 from command_line import Ll
-from ll_loop.api import Library, install, resolved, templates
+from ll_loop.api import Library
+from ll_loop.api.authoring import install, resolved, templates
 from ll_loop.cli import authoring
 from ll_loop.files.authoring import SCHEMA_FILE
 from ll_loop.files.keys import TOP_LEVEL

@@ -11,8 +11,7 @@ import msgspec
 import pytest
 
 import ll_loop
-from ll_loop import api
-from ll_loop.api import Config, load_config, read_config
+from ll_loop.api import Config, configuration, load_config, read_config
 from ll_loop.errors import DefinitionError
 from ll_loop.files.keycheck import KEYS
 from ll_loop.files.later import FOREIGN
@@ -38,7 +37,7 @@ def test_without_files_every_value_is_a_default(tmp_path: Path) -> None:
     config = load_config(tmp_path, NOTHING)
     assert config == Config()
     assert config.loops.loops_dir == ".loops"
-    assert {one.origin for one in api.settings(config)} == {"default"}
+    assert {one.origin for one in configuration.settings(config)} == {"default"}
 
 
 def test_a_value_knows_its_file_and_line(tmp_path: Path) -> None:
@@ -235,7 +234,7 @@ def test_a_key_given_twice_is_a_warning(tmp_path: Path) -> None:
 def test_the_page_about_the_configuration_lists_every_key_with_its_default() -> None:
     page = Path(ll_loop.__file__).parents[2] / "docs" / "config.md"
     rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*?) \|", page.read_text(), re.MULTILINE))
-    keys = api.settings(Config())
+    keys = configuration.settings(Config())
     assert rows.keys() == {one.key for one in keys}
     for one in keys:
         default = json.dumps(one.value)

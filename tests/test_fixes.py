@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ll_loop import api
-from ll_loop.api import Library
+from ll_loop.api import Library, mending
 from ll_loop.errors import CannotCreateError, RefusedError
 from ll_loop.files.fixes import Fixed
 from ll_loop.files.repairs import one_slip
@@ -34,7 +33,7 @@ def put(library: Library, text: str, name: str = "x") -> Path:
 
 def mended(library: Library, text: str) -> str:
     """What becomes of a loop file."""
-    return api.fix(library, put(library, text)).after.decode()
+    return mending.fix(library, put(library, text)).after.decode()
 
 
 def state(keys: str, head: str = "") -> str:
@@ -102,7 +101,7 @@ def test_old_spellings_leave_the_loop_as_it_is(library: Library) -> None:
 
 
 def test_changes_say_where_and_by_which_rule(library: Library) -> None:
-    fixed = api.fix(library, put(library, state("action: x, on_success: done, on_no: done", "max_step: 3\n")))
+    fixed = mending.fix(library, put(library, state("action: x, on_success: done, on_no: done", "max_step: 3\n")))
     assert [(c.line, c.column, c.rule, c.old, c.new, c.complained) for c in fixed.changes] == [
         (5, 1, "doc.unknown-key", "max_step", "max_steps", True),
         (7, 18, "old-spelling", "on_success", "on_yes", False),
@@ -131,7 +130,7 @@ def test_changes_say_where_and_by_which_rule(library: Library) -> None:
     ],
 )
 def test_what_is_not_certain_stays(library: Library, text: str) -> None:
-    fixed = api.fix(library, put(library, text))
+    fixed = mending.fix(library, put(library, text))
     assert (fixed.changes, fixed.diff()) == ((), "")
     assert fixed.after == fixed.before == text.encode()
 
@@ -139,7 +138,7 @@ def test_what_is_not_certain_stays(library: Library, text: str) -> None:
 def test_a_file_that_is_not_utf_8_stays(library: Library) -> None:
     path = library.loops / "x.yaml"
     path.write_bytes(state("next: done", "max_step: 3\n").encode("utf-16"))
-    assert api.fix(library, path).changes == ()
+    assert mending.fix(library, path).changes == ()
 
 
 def test_one_bad_repair_does_not_hold_back_the_others(library: Library) -> None:
@@ -151,8 +150,8 @@ def test_only_the_file_itself_is_mended(library: Library) -> None:
     base = put(library, state("next: done", "max_step: 3\n"), "base")
     child = put(library, "name: y\nfrom: base\n", "child")
     assert [p.file for p in library.check("child")[1]] == [".loops/base.yaml"]
-    assert api.fix(library, child).changes == ()
-    assert api.fix(library, base).changes != ()
+    assert mending.fix(library, child).changes == ()
+    assert mending.fix(library, base).changes != ()
 
 
 @pytest.mark.parametrize(
@@ -236,13 +235,13 @@ def test_a_check_does_not_load_ruamel(library: Library) -> None:
 
 def _fixed(library: Library) -> tuple[Path, Fixed]:
     path = put(library, state("next: done", "max_step: 3\n"))
-    return path, api.fix(library, path)
+    return path, mending.fix(library, path)
 
 
 def test_nothing_is_written_before_it_is_asked_for(library: Library) -> None:
     path, fixed = _fixed(library)
     assert path.read_bytes() == fixed.before
-    api.write_fixed(fixed)
+    fixed.write()
     assert path.read_bytes() == fixed.after
     assert os.listdir(library.loops) == ["x.yaml"]
 
@@ -252,7 +251,7 @@ def test_a_link_and_the_mode_of_its_file_stay(library: Library, tmp_path: Path) 
     target = path.rename(tmp_path / "elsewhere.yaml")
     target.chmod(0o640)
     path.symlink_to(target)
-    api.write_fixed(api.fix(library, path))
+    mending.fix(library, path).write()
     assert path.is_symlink()
     assert target.stat().st_mode & 0o777 == 0o640
     assert "max_steps: 3" in target.read_text()
@@ -262,7 +261,7 @@ def test_what_was_changed_meanwhile_is_left_alone(library: Library) -> None:
     path, fixed = _fixed(library)
     path.write_text("mine")
     with pytest.raises(RefusedError, match="was changed meanwhile"):
-        api.write_fixed(fixed)
+        fixed.write()
     assert path.read_text() == "mine"
     assert os.listdir(library.loops) == ["x.yaml"]
 
@@ -271,7 +270,7 @@ def test_a_disk_that_refuses_is_said(library: Library) -> None:
     path, fixed = _fixed(library)
     path.unlink()
     with pytest.raises(CannotCreateError, match=r"cannot write \.loops/x\.yaml: No such file"):
-        api.write_fixed(fixed)
+        fixed.write()
 
 
 # --- the command ---------------------------------------------------------------------------------------------

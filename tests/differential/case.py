@@ -60,7 +60,8 @@ class Projects:
         self._template = folder / "template"
         self._template.mkdir()
         (self._template / "seed.txt").write_text("seed\n")
-        for words in (["init", "-q", "-b", "main"], ["add", "seed.txt"], ["commit", "-q", "-m", "seed"]):
+        (self._template / ".gitignore").write_text(".ll/\n")  # what little-loops itself writes there is no progress
+        for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "seed"]):
             who = ["-c", "user.name=n", "-c", "user.email=e@example.invalid"]
             subprocess.run(["git", *who, *words], cwd=self._template, check=True)
 

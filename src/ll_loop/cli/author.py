@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import api
+from ..api import authoring
+from ..api.authoring import Change, FragmentLibrary, Renaming
 from ..core.model import Parameter
 from .forms import text_of
 from .look import library_of, shown_path
 from .terminal import STDERR, STDOUT, Look, clean, look_at, say
 
-if TYPE_CHECKING:
-    from ..api import Change, FragmentLibrary, Renaming
-
 
 def new(name: str, start: str, as_json: bool, project: Path | None) -> int:
     """Write a new loop and say what can be done with it."""
     library = library_of(project)
-    created = api.create(library, name, start)
+    created = authoring.create(library, name, start)
     file = shown_path(created.path, library)
     if as_json:
         say(text_of({"name": name, "file": file, "from": start}))
@@ -33,7 +32,7 @@ def new(name: str, start: str, as_json: bool, project: Path | None) -> int:
 def install(name: str, as_json: bool, project: Path | None) -> int:
     """Copy a built-in loop and say which files that took."""
     library = library_of(project)
-    done = api.install(library, name)
+    done = authoring.install(library, name)
     copied = [shown_path(path, library) for path in done.copied]
     kept = [shown_path(path, library) for path in done.kept]
     if as_json:
@@ -49,9 +48,9 @@ def schema(write: bool, project: Path | None) -> int:
     """Print the schema, or write it where editors look for it."""
     if write:
         library = library_of(project)
-        say(f"wrote {shown_path(api.write_schema(library), library)}")
+        say(f"wrote {shown_path(authoring.write_schema(library), library)}")
     else:
-        say(text_of(api.schema()))
+        say(text_of(authoring.schema()))
     return 0
 
 
@@ -61,7 +60,7 @@ def schema(write: bool, project: Path | None) -> int:
 def rename(old: str, new: str, dry_run: bool, as_json: bool, project: Path | None) -> int:
     """Rename a loop, or say what that would change."""
     library = library_of(project)
-    done = api.rename(library, old, new, dry_run=dry_run)
+    done = authoring.rename(library, old, new, dry_run=dry_run)
     if as_json:
         say(text_of(_renaming_to_json(done, library, dry_run)))
         return 0
@@ -112,7 +111,7 @@ def _renaming_to_json(done: Renaming, library: api.Library, dry_run: bool) -> di
 def fragments(name: str | None, as_json: bool, project: Path | None) -> int:
     """List fragment libraries."""
     library = library_of(project)
-    found = api.fragments(library, name)
+    found = authoring.fragments(library, name)
     if as_json:
         say(text_of([_library_to_json(one, library) for one in found]))
         return 0

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 from .. import api
-from ..api import Setting
+from ..api import configuration
+from ..api.configuration import Setting
 from .complaints import problem_lines
 from .forms import problem_to_json, text_of
 from .terminal import STDERR, STDOUT, look_at, say, table
@@ -18,7 +19,7 @@ WRONG = 65
 def show(show_origin: bool, as_json: bool, project: Path | None) -> int:
     """Print every key with its value; the exit code tells whether any value is wrong."""
     config = api.read_config(project or api.find_project(Path.cwd()))
-    settings = api.settings(config)
+    settings = configuration.settings(config)
     wrong = any(problem.severity == "error" for problem in config.problems)
     if as_json:
         values = {

@@ -107,7 +107,9 @@ def show(name: str, form: str | None, facets: Mapping[str, Any], as_json: bool, 
     if as_json and form in ("diagram", "mermaid"):
         raise UsageError(f"`--{form}` has no JSON form")
     if form == "resolved":
-        document, text = api.resolved(library, name)
+        from ..api import authoring  # only here
+
+        document, text = authoring.resolved(library, name)
         say(text_of(document) if as_json else text.rstrip("\n"))
         return 0
     loop, look = library.load(name).loop, look_at(STDOUT, os.environ)

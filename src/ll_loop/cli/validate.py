@@ -18,7 +18,7 @@ from .terminal import STDERR, STDOUT, look_at, say
 from .words import plural
 
 if TYPE_CHECKING:
-    from ..api import Fixed
+    from ..api.mending import Fixed
 
 Form = Literal["text", "json", "github", "sarif"]
 WRONG, MISSING = 65, 66
@@ -48,7 +48,7 @@ def validate(names: Sequence[str], asked: Asked, project: Path | None) -> int:
     fixed = _mended(library, reports, asked)
     if asked.writes:
         for one in fixed.values():
-            api.write_fixed(one)
+            one.write()
         reports = [api.report_on(library, report.name, report.path) for report in reports]
     elif asked.diff:
         say(*(one.diff().rstrip("\n") for one in fixed.values()))
@@ -59,10 +59,14 @@ def validate(names: Sequence[str], asked: Asked, project: Path | None) -> int:
 def _mended(library: Library, reports: Sequence[Report], asked: Asked) -> dict[str, Fixed]:
     """What mending makes of the loops' files, by the name asked for; the built-in ones are nobody's to change."""
     found: dict[str, Fixed] = {}
+    if not any(report.problems for report in reports):
+        return found
+    from ..api import mending  # most loops have nothing to mend, and it takes long to load
+
     for report in reports:
-        wanted = asked.fix or asked.diff or (asked.form == "text" and any(map(api.can_be_mended, report.problems)))
+        wanted = asked.fix or asked.diff or (asked.form == "text" and any(map(mending.can_be_mended, report.problems)))
         if wanted and report.path is not None and not report.path.is_relative_to(library.bundled):
-            one = api.fix(library, report.path)
+            one = mending.fix(library, report.path)
             if one.changes or one.left:
                 found[report.name] = one
     return found

@@ -47,7 +47,7 @@ class Correction(Struct, frozen=True):
 
 
 class Fixed(Struct, frozen=True):
-    """What mending would make of a loop file. Nothing is written before `write_fixed`.
+    """What mending would make of a loop file. Nothing is written before `write`.
 
     `left` counts complaints that could be mended only with ruamel.yaml, which is not installed.
     """
@@ -64,6 +64,18 @@ class Fixed(Struct, frozen=True):
         old, new = (data.decode("utf-8", "replace").splitlines(keepends=True) for data in (self.before, self.after))
         lines = difflib.unified_diff(old, new, f"a/{self.shown}", f"b/{self.shown}")
         return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+    def write(self) -> None:
+        """Put the mended file in place of the old one, all at once: a reader sees the old text or the new one.
+
+        Raises RefusedError if the file was changed meanwhile, CannotCreateError if the disk refuses: it is left alone.
+        """
+        try:
+            if self.path.read_bytes() != self.before:
+                raise RefusedError(f"{self.shown} was changed meanwhile and is left alone", hint="try again")
+            replace_file(self.path, self.after)
+        except OSError as error:
+            raise CannotCreateError(f"cannot write {self.shown}: {error.strerror}") from None
 
 
 def fix(library: Library, path: Path) -> Fixed:
@@ -86,19 +98,6 @@ def fix(library: Library, path: Path) -> Fixed:
     changes += more
     draft, more = workshop.improved(draft, workshop.renewals(draft))
     return Fixed(path, shown, before, draft.text.encode(), tuple(changes + more), left)
-
-
-def write_fixed(fixed: Fixed) -> None:
-    """Put the mended file in place of the old one, all at once: a reader sees the old text or the new one.
-
-    Raises RefusedError if the file was changed meanwhile, CannotCreateError if the disk refuses; both leave it alone.
-    """
-    try:
-        if fixed.path.read_bytes() != fixed.before:
-            raise RefusedError(f"{fixed.shown} was changed meanwhile and is left alone", hint="try again")
-        replace_file(fixed.path, fixed.after)
-    except OSError as error:
-        raise CannotCreateError(f"cannot write {fixed.shown}: {error.strerror}") from None
 
 
 class _Edit(Struct, frozen=True):
