@@ -69,8 +69,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Async tests run on both backends; in a module with `VIRTUAL_TIME = True`, on both virtual clocks."""
+    """Async tests run on both backends; in a module with `VIRTUAL_TIME = True`, on both virtual clocks.
+
+    A module whose tests bring the other backend in themselves names its own in `BACKENDS`.
+    """
     if "anyio_backend" in metafunc.fixturenames:
         virtual = getattr(metafunc.module, "VIRTUAL_TIME", False)
         names = ["virtual-asyncio", "virtual-trio"] if virtual else ["asyncio", "trio"]
+        names = getattr(metafunc.module, "BACKENDS", names)
         metafunc.parametrize("anyio_backend", names, indirect=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -10,16 +11,12 @@ import pytest
 
 from ll_loop import api
 from ll_loop.run.session import Session
-from projects import Project, appears
+from projects import Project, appears, only
 
 ALONE = "mkdir inside || echo together >> seen; sleep 0.3; rmdir inside; echo {} >> ran"
 LIMIT = 60
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """The sessions of these tests; the commands that their actions call run on the other backend."""
-    return "trio"
+BACKENDS = ["trio"]
+"""Of the sessions; the commands that their actions call run on the other one."""
 
 
 @pytest.fixture
@@ -113,6 +110,59 @@ async def test_a_resume_goes_on_with_the_run_above_and_not_with_what_it_had_call
     project.file("go").touch()
     async with Session(project.folder) as session:
         assert [run.run_id for run in api.resume(session)] == [outer.run_id]
+
+
+async def gone_on_with(project: Project) -> None:
+    """Resume what was cut off, and let its actions end."""
+    project.file("go").touch()
+    async with Session(project.folder) as session:
+        with anyio.fail_after(LIMIT):
+            [again] = api.resume(session)
+            assert (await again.wait()).status == "completed"
+
+
+async def test_a_call_that_was_over_when_its_action_was_cut_off_is_answered_and_not_made_again(
+    project: Project,
+) -> None:
+    call = "ll-loop run {} --json > {}.said 2>> notes; echo $? >> {}.codes; "
+    calls = call.replace("{}", "good") + call.replace("{}", "bad") + 'll-loop run other "$(cat word)" --quiet; '
+    project.loop("outer", calls + "test -e go && exit; cp good.said bad.said before; touch begun; sleep 60")
+    project.loop("good", "echo good >> ran", "echo good >> ran", scope="outer")
+    project.loop("bad", "echo bad >> ran; exit 3", scope="outer", route="on_yes")
+    project.loop("other", "echo ${context.input} >> ran", scope="outer")
+    project.file("before").mkdir()
+    project.file("word").write_text("one")
+    async with Session(project.folder, grace=2) as session:
+        outer = session.start("outer")
+        with anyio.fail_after(LIMIT):
+            await appears(project.file("begun"))
+        project.file("word").write_text("two")
+        outer.cancel()
+    await gone_on_with(project)
+    assert project.lines("ran") == ["good", "good", "bad", "one", "two"]  # who asks for something else gets it
+    assert (project.lines("good.codes"), project.lines("bad.codes")) == (["0", "0"], ["1", "1"])
+    for name in ("good.said", "bad.said"):
+        assert json.loads(project.file(name).read_text()) == json.loads(project.file(f"before/{name}").read_text())
+    assert [line.split("; ")[1] for line in project.lines("notes") if "cut off" in line] == [
+        "it is not run again: completed",
+        "it is not run again: failed",
+    ]
+
+
+async def test_calls_of_an_action_that_was_cut_off_go_on_where_they_were_one_by_one(project: Project) -> None:
+    project.loop("outer", "for n in 1 2 3; do ll-loop run inner --quiet; done")
+    slow = "mkdir once || test -e go || { touch begun; exec sleep 60; }; echo two >> ran"
+    project.loop("inner", "echo one >> ran", slow, scope="outer")
+    async with Session(project.folder, grace=2) as session:
+        outer = session.start("outer")
+        with anyio.fail_after(LIMIT):
+            await appears(project.file("begun"))
+        outer.cancel()
+    await gone_on_with(project)
+    assert project.lines("ran") == ["one", "two"] * 3
+    inner = api.history(project.folder, "inner")
+    assert [run.status for run in inner] == ["completed"] * 3
+    assert [len(only(project.records(run.run_id), "run_resumed")) for run in inner] == [0, 1, 0]
 
 
 async def test_nothing_of_an_action_can_be_left_to_the_background(project: Project) -> None:

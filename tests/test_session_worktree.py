@@ -14,6 +14,7 @@ import pytest
 from ll_loop import api
 from ll_loop.run import recovery
 from ll_loop.run.handle import RunHandle
+from ll_loop.run.results import result_of_stored
 from ll_loop.run.session import Session
 from projects import LIMIT, Repo, appears, eventually, only
 
@@ -163,6 +164,7 @@ async def test_runs_that_commit_at_the_same_time_lose_no_commit(repo: Repo) -> N
         runs = [session.start(name, worktree=True) for name in names]
         results = [await run.wait() for run in runs]
     assert [result.status for result in results] == ["completed"] * 4
+    assert [result_of_stored(recovery.open_run(repo.runs, one.run_id)) for one in results] == results
     for name, result in zip(names, results, strict=True):
         subjects = repo.git("log", "--format=%s", result.worktree["branch"]).splitlines()
         assert subjects == [*(f"{name} {number}" for number in (5, 4, 3, 2, 1)), "start"]

@@ -133,6 +133,7 @@ def starter_of(errand: Errand) -> Callable[[Session], list[RunHandle]]:
         if errand.resume is not None:
             return api.carry_on(session, errand.resume)
         handles = api.start_all(session, errand.requests)
+        _mention_earlier(handles)
         if not errand.quiet:
             mention(session.config.problems, "the configuration", "ll-loop config")
             _mention_warnings(session.library, [request.name for request in errand.requests])
@@ -181,6 +182,14 @@ def _refused_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"Error: {run['error']}" if run["error"] else f"{run['loop']} is over already: {run['status']}"
         if run["hint"]:
             yield f"hint: {run['hint']}"
+
+
+def _mention_earlier(handles: Iterable[RunHandle]) -> None:
+    """Say of which runs the attempt at this action that was cut off had made a part, or all."""
+    for handle in handles:
+        if handle.stored is not None:
+            does = "it goes on" if handle.result is None else f"it is not run again: {handle.result.status}"
+            say(f"{handle.loop.name}: run {handle.run_id} is of the attempt that was cut off; {does}", fd=STDERR)
 
 
 def _mention_warnings(library: api.Library, names: Iterable[str]) -> None:

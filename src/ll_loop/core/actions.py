@@ -80,8 +80,18 @@ def launch(
         values,
         state.scopes,
         state.patience,
+        _visit(move),
     )  # fmt: skip
     return Wait(action, after)
+
+
+def _visit(move: Move) -> str:
+    """The states under way, outermost loop first, each with its step: of the last, that of its first attempt."""
+    frame = move.frame
+    if frame.attempt == 1:
+        frame.first_step = frame.iteration
+    above = [f"{one.state}:{one.iteration}" for one in move.frames[:-1]]
+    return "/".join([*above, f"{frame.state}:{frame.first_step}"])
 
 
 def _rendered(move: Move) -> tuple[str, Values]:

@@ -106,6 +106,8 @@ class Frame(Struct):
     iteration: int = 0
     passes: int = 0
     attempt: int = 1
+    first_step: int = 0
+    """The step in which the first attempt at the action under way was made."""
     captured: Mapping[str, Any] = EMPTY
     messages: tuple[str, ...] = ()
     prev: Mapping[str, Any] | None = None

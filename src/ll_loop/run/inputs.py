@@ -119,7 +119,7 @@ DEEPEST = 3
 def nesting_of(env: Mapping[str, str], above: Sequence[str], run_id: str, *, limited: bool) -> dict[str, str]:
     """What makes an `ll-loop` in an action of the run a part of it; it has one slot if slots are `limited`."""
     path = os.pathsep.join([str(SHIM), env.get("PATH") or os.defpath])
-    own = {"LL_LOOP_RUN_ID": run_id, "LL_LOOP_RUN_IDS": " ".join((*above, run_id)), "PATH": path}
+    own = {"LL_LOOP_RUN_ID": run_id, "LL_LOOP_RUN_IDS": " ".join((*above, run_id)), "LL_LOOP_ACTION": "", "PATH": path}
     return {**own, "LL_PYTHON": sys.executable, **({"LL_LOOP_JOBS": "1"} if limited else {})}
 
 

@@ -29,7 +29,7 @@ from ..core.variables import PREFIXES
 from ..errors import CannotCreateError, StorageError
 from ..files.library import Library
 from ..files.settings import Settings
-from . import exports, files, git, testfiles
+from . import calls, exports, files, git, testfiles
 from .asking import Asking
 from .credentials import CredentialMissing, scoped
 from .desk import Desk
@@ -220,7 +220,7 @@ class Actions:
             command = Command(
                 argv=(self._bash, self.script.put(values.prelude + action.text)),
                 cwd=str(self._cwd),
-                env={**env, **values.env},
+                env={**env, **values.env, **calls.told_to(action)},
                 timeout=action.timeout or None,
                 idle_timeout=action.idle_timeout or None,
                 marker=self._marker,

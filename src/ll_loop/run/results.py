@@ -9,10 +9,11 @@ from msgspec.structs import replace
 from ..core.endings import exit_code_of, status_of
 from ..core.frame import Frame, Run
 from ..core.machine import RESUMABLE
-from ..core.model import Ending, TerminatedBy
+from ..core.model import EMPTY, Ending, TerminatedBy
 from ..core.tally import spent_to_json
 from ..errors import BudgetError, CannotCreateError, LoopError, RefusedError, StorageError
 from .handle import RunHandle
+from .recovery import StoredRun
 from .request import RunResult
 from .worktree import Kept
 
@@ -106,6 +107,38 @@ def _result_without_run(handle: RunHandle, error: BaseException | None) -> RunRe
         hint=error.hint if isinstance(error, LoopError) else "",
         resumable=(by == "interrupted" or isinstance(error, BudgetError)) and handle.journal.seq > 0,
     )
+
+
+def result_of_stored(stored: StoredRun) -> RunResult | None:
+    """The result of a run that ended by itself or was stopped, as its journal tells it; None if it is to go on."""
+    ended = stored.completed
+    if ended is None or ended["status"] in ("interrupted", "awaiting_continuation"):
+        return None
+    return RunResult(
+        run_id=stored.run_id,
+        loop=stored.loop,
+        status=ended["status"],
+        terminated_by=ended["terminated_by"],
+        final_state=ended["final_state"],
+        iterations=ended["iterations"],
+        exit_code=ended["exit_code"],
+        duration_ms=int(stored.spent() * 1000),
+        run_dir=f"{stored.folder / 'artifacts'}/",
+        failure_terminal=ended["failure_terminal"],
+        error=ended.get("error"),
+        resumable=stored.is_resumable,
+        worktree=_stored_worktree(stored),
+        usage=ended.get("usage", EMPTY),
+    )
+
+
+def _stored_worktree(stored: StoredRun) -> dict[str, Any]:
+    planned = [record["worktree"] for record in stored.text.records if record["event"] == "worktree_planned"]
+    if not planned:
+        return {}
+    left = stored.worktree() or {}
+    became: dict[str, Any] = {name: left[name] for name in ("kept", "reason", "commands") if name in left}
+    return {"path": planned[-1]["path"], "branch": planned[-1]["branch"], "kept": False, **became}
 
 
 def _worktree_of(handle: RunHandle) -> dict[str, Any]:

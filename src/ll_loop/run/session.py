@@ -28,6 +28,7 @@ from . import best_effort, files, procs, recovery, sweep
 from .admission import Admission
 from .asking import known_hints
 from .bus import Bus, Reader
+from .calls import Calls
 from .circuit import Circuit
 from .control import Control
 from .engine import Clock, Engine
@@ -46,7 +47,7 @@ from .process import Spawner
 from .purse import Purse
 from .recovery import StoredRun, identity_to_json
 from .request import Request, limits, new_run_id
-from .results import cause_of, result_of
+from .results import cause_of, result_of, result_of_stored
 from .rooms import Rooms
 from .saver import StateSaver
 from .secrecy import hush
@@ -133,6 +134,7 @@ class Session:
         self._saver = StateSaver(self.handles)
         self._control = Control(self.handles, self._purse)
         self._preparing = self._make_preparing(limits(max_usd, max_tokens, deadline))
+        self._calls = Calls(self.env, self._above, self.runs)
         self._kin = Kin(self.env, self._above, self._purse, self.batch)
         self._ended_by: tuple[TerminatedBy, int] | None = None
         self._services: anyio.abc.TaskGroup | None = None
@@ -268,9 +270,16 @@ class Session:
         return self.launch(self.prepare(request))
 
     def launch(self, handle: RunHandle) -> RunHandle:
-        """Start a prepared run. RefusedError if its scope is held and it may not queue."""
+        """Start a prepared run. RefusedError if its scope is held and it may not queue.
+
+        In a shell action that was cut off before, it is the run that the earlier attempt had started for the same
+        request: over already, or gone on with where it was.
+        """
         if self._tasks is None or self._services is None:
             raise RuntimeError("a Session must be entered (`async with Session(...)`) before it can start runs")
+        earlier = self._of_earlier_attempt(handle) if handle.stored is None else None
+        if earlier is not None:
+            return earlier
         self._control.listen(self._services)
         try:
             self._admission.take_place(handle)
@@ -287,6 +296,20 @@ class Session:
         if self._ended_by is not None:
             handle.cancel(*self._ended_by)
         return handle
+
+    def _of_earlier_attempt(self, handle: RunHandle) -> RunHandle | None:
+        for stored in self._calls.earlier(handle.loop.path, handle.request, handle.secrets):
+            result = result_of_stored(stored)
+            if result is None:
+                with suppress(LoopError):  # what cannot go on is started anew
+                    return self.resume(stored)
+            else:
+                again = RunHandle(self.runs, self.bus, stored.run_id, handle.loop, handle.request, handle.index)
+                again.stored, again.journal.secrets = stored, handle.secrets
+                again.finish(result)
+                self.handles.append(again)
+                return again
+        return None
 
     def prepare(self, request: Request) -> RunHandle:
         """Everything about a start that can be found wrong before anything happens: raises, or gives a handle."""
@@ -309,7 +332,8 @@ class Session:
             handle.artifacts.mkdir(mode=0o700)
         except OSError as error:
             raise CannotCreateError(f"cannot create {handle.artifacts}: {error.strerror}") from error
-        handle.journal.append("run_created", {**self._preparing.created(handle), **self._claim()})
+        created = {**self._preparing.created(handle), **self._calls.told(), **self._claim()}
+        handle.journal.append("run_created", created)
         self._announce(handle)
 
     def _claim(self) -> dict[str, Any]:
