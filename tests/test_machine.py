@@ -59,6 +59,13 @@ def test_a_failure_terminal_says_so(library: Library) -> None:
     assert story(told)[-1] == "loop_complete terminal failed 1 failure_terminal=True"
 
 
+def test_a_failure_that_is_no_terminal_counts_where_a_cap_ends_the_run(library: Library) -> None:
+    body = states("a: {action: x, next: b}", "b: {action: y, failure: true, next: done}")
+    for cap, last in ((1, "max_steps b 1 failure_terminal=True"), (2, "terminal done 2")):
+        _, told = play(load(library, f"max_steps: {cap}\n{body}"))
+        assert story(told)[-1] == f"loop_complete {last}"
+
+
 def test_a_state_without_action_is_yes_and_shows_an_empty_result(library: Library) -> None:
     loop = load(library, states("a: {on_yes: b}", "b: {action: 'echo [${prev.output}] ${prev.exit_code}', next: done}"))
     _, told = play(loop)
@@ -131,6 +138,9 @@ def test_a_reference_that_cannot_be_filled_ends_the_run_without_on_error(library
     assert story(told)[2:] == ["loop_complete error a 1"]
     assert run.ending is not None
     assert "captured.k" in str(run.ending.error) or "'k'" in str(run.ending.error)
+    run, _ = play(load(library, states("a: {action: 'echo ${context.x.y}', next: done}")), x={})
+    assert run.ending is not None
+    assert "ll-loop run demo --context" in str(run.ending.error)
 
 
 def test_a_verdict_without_a_route_ends_the_run() -> None:

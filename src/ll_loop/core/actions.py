@@ -31,7 +31,7 @@ def prepare(move: Move) -> None:
     try:
         move.frame.turn = Turn(param=bind_fragment(state, move.scope()))
     except TemplateError as error:
-        raise EndRun("error", explain(state.name, error)) from error
+        raise EndRun("error", explain(move.frame, error)) from error
 
 
 def start(move: Move) -> Wait | str:
@@ -121,7 +121,7 @@ def on_error(move: Move, error: TemplateError) -> str:
     """Where an action leads whose text cannot be made; ends the run when no route helps."""
     state = move.state
     if isinstance(error, HeredocCollision) or state.routes.on_error is None:
-        raise EndRun("error", explain(state.name, error)) from error
+        raise EndRun("error", explain(move.frame, error)) from error
     move.emit(events.action_error(state.name, str(error)))
     return move.target(state.routes.on_error) or state.name
 

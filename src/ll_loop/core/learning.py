@@ -32,7 +32,7 @@ def start(move: Move, work: Learning) -> Wait | str | None:
         targets = work.targets if work.targets_csv is None else _listed(move.render(work.targets_csv))
         limit = work.max_retries if work.max_retries_expr is None else int(move.render(work.max_retries_expr))
     except TemplateError as error:
-        raise EndRun("error", explain(move.state.name, error)) from error
+        raise EndRun("error", explain(move.frame, error)) from error
     except ValueError as error:
         raise EndRun("error", f"state {move.state.name!r}: max_retries_expr gives no whole number: {error}") from error
     if not targets:

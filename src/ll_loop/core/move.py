@@ -135,7 +135,7 @@ class Move:
         try:
             return None if template is None else self.render(template, result)
         except TemplateError as error:
-            raise EndRun("no_route", explain(self.frame.state, error)) from error
+            raise EndRun("no_route", explain(self.frame, error)) from error
 
     @overload
     def named(self, target: str) -> str: ...
@@ -163,15 +163,15 @@ def expect(kind: type[_T], answer: Answer) -> _T:
     return answer
 
 
-def explain(state: str, error: TemplateError) -> str:
+def explain(frame: Frame, error: TemplateError) -> str:
     """The text with which a reference that cannot be filled ends a run."""
     text = str(error)
     if isinstance(error, HeredocCollision):
         return text
     if text.endswith(" not found in context"):
-        advice = "Run with: ll-loop run NAME --context KEY=VALUE"
-        return f"Missing context variable in state {state!r}: {text}. {advice}"
-    return f"Cannot fill in a reference in state {state!r}: {text}"
+        advice = f"Run with: ll-loop run {frame.loop.name} --context KEY=VALUE"
+        return f"Missing context variable in state {frame.state!r}: {text}. {advice}"
+    return f"Cannot fill in a reference in state {frame.state!r}: {text}"
 
 
 def assign(mapping: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:

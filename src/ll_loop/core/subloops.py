@@ -27,7 +27,7 @@ def start(move: Move, work: SubLoop) -> Wait | str:
         if move.frame.depth + 1 > DEEPEST:
             raise TemplateError(f"sub-loops are nested more than {DEEPEST} deep")
     except TemplateError as error:
-        return failed_to_start(move, str(error), explain(move.frame.state, error))
+        return failed_to_start(move, str(error), explain(move.frame, error))
     return Wait(EnterTree(branch), "tree_entered") if branch else Wait(LoadLoop(name, move.frame.loop.path), "load")
 
 
@@ -94,7 +94,7 @@ def loaded(move: Move, answer: Loaded | LoadFailed) -> str | None:
             move.extras,
         )
     except TemplateError as error:
-        return failed_to_start(move, str(error), explain(parent.state, error))
+        return failed_to_start(move, str(error), explain(parent, error))
     parent.captured = without(parent.captured, parent.state)
     move.env = {**move.env, **answer.env}
     move.push(_child(move, parent, answer.loop, context))

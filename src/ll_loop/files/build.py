@@ -267,7 +267,7 @@ def _states(
 
 def _state(name: str, fields: Fields, use: FragmentUse | None, is_program: bool, top: Map) -> m.State:
     terminal = fields.flag("terminal")
-    failure = fields.flag("failure", default=name in m.FAILURE_NAMES)
+    failure = fields.flag("failure", default=terminal and name in m.FAILURE_NAMES)
     _check_agent_keys(fields)
     return m.State(
         name=name,
@@ -275,7 +275,7 @@ def _state(name: str, fields: Fields, use: FragmentUse | None, is_program: bool,
         evaluate=_evaluate(fields),
         routes=_routes(fields),
         terminal=terminal,
-        failure=terminal and failure,
+        failure=failure,
         capture=fields.name("capture"),
         append_to_messages=fields.text_or_none("append_to_messages"),
         timeout=fields.number("timeout"),
