@@ -173,7 +173,7 @@ def test_an_errand_survives_json_whole() -> None:
     request = Request("a", "x", {"k": [1, None]}, (("t", "v"),), max_steps=3, delay=0.5, worktree=True, queue=False)
     for errand in (
         Errand("/p", (request,), jobs=3, grace=1.0, fail_fast=True, attended=True, quiet=True, many=True),
-        Errand("/p", resume=Resumption("latest", max_steps=4, max_iterations=5), backend="trio"),
+        Errand("/p", resume=Resumption("latest", 4, 5, delay=1.5, texts=(("k", "v"),)), backend="trio"),
     ):
         document: Any = json.loads(json.dumps(errand.to_json()))
         assert Errand.from_json(document) == errand

@@ -139,7 +139,7 @@ def test_each_source_wins_over_those_before_it() -> None:
         loop(context={"a": "file", "b": "file", "c": "file", "d": "file"}),
         input='{"b": "input", "c": "input", "d": "input"}',
         program={"c": "program", "d": "program"},
-        overrides=[(" d ", " override "), ("new", "4")],
+        texts=[(" d ", " override "), ("new", "4")],
         extras={"a": "extra", "run_dir": "/runs/1/", "readiness_threshold": 90},
     )
     assert context == ALWAYS | {

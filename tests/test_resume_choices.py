@@ -258,3 +258,72 @@ async def test_a_sub_loop_that_is_over_may_be_changed(project: Project) -> None:
     async with Session(project.folder) as session:
         [again] = api.resume(session)
     assert (again.status, project.lines("ran")) == ("completed", ["inner"])
+
+
+# --- other values ------------------------------------------------------------------------------------------
+
+SAYS = "echo ${context.n} ${context.new:default=-} >> said"
+
+
+async def _cut_off_saying(project: Project, head: str, *actions: str) -> str:
+    project.loop("a", *actions, head=f"context: {{n: 1, api_key: none}}\n{head}")
+    async with Session(project.folder, grace=0) as session:
+        run = session.start("a")
+        await appears(project.file("begun"))
+        run.cancel()
+    return run.run_id
+
+
+@pytest.mark.parametrize(
+    ("head", "actions", "said"),
+    [
+        ("", [SAYS, f"{SAYS}; touch begun; test -e go || sleep 60", SAYS], ["1 -", "1 -", "2 x", "2 x"]),
+        ("backoff: 60\n", [f"{SAYS}; touch begun", SAYS, SAYS], ["1 -", "2 x", "2 x"]),
+    ],
+    ids=["in an action", "in a pause"],
+)
+async def test_a_run_goes_on_with_other_values_and_another_pause(
+    project: Project, head: str, actions: list[str], said: list[str]
+) -> None:
+    run_id = await _cut_off_saying(project, head, *actions)
+    project.file("go").touch()
+    async with Session(project.folder) as session:
+        [again] = api.resume(session, context=[("n", " 2"), ("new", "x")], delay=0)
+        assert (await again.wait()).status == "completed"
+    assert project.lines("said") == said
+    [resumed] = only(project.records(run_id), "run_resumed")
+    assert (resumed["values"], resumed["backoff"]) == ({"n": 2, "new": "x"}, 0)
+
+
+async def test_other_values_outlive_a_second_crash(project: Project) -> None:
+    project.loop("block", "touch held; sleep 60", scope="a")
+    await _cut_off_saying(project, "", f"{SAYS}; touch begun; test -e go || sleep 60", SAYS)
+    project.file("go").touch()
+    async with Session(project.folder, grace=0) as session:
+        session.start("block")
+        await appears(project.file("held"))
+        api.resume(session, "a", context={"n": 2})
+        session.shut_down()  # while the run waits for its scope
+    async with Session(project.folder) as session:
+        [again] = api.resume(session, "a", context={"new": "y"})
+        await again.wait()
+    assert project.lines("said") == ["1 -", "2 y", "2 y"]
+
+
+async def test_values_are_replaced_where_a_failed_run_is_started_anew(project: Project) -> None:
+    project.loop("a", f"{SAYS}; test ${{context.n}} = 3", head="context: {n: 1}\nmax_steps: 1\n", route="on_yes")
+    async with Session(project.folder) as session:
+        await session.start("a", context={"n": 2, "new": "kept"}).wait()
+    for number in (4, 3):
+        async with Session(project.folder) as session:
+            [again] = api.resume(session, failed=True, context=[("n", str(number))])
+            await again.wait()
+    assert project.lines("said") == ["2 kept", "4 kept", "3 kept"]
+    assert again.status == "completed"
+
+
+async def test_a_secret_value_is_not_taken_by_a_resume(project: Project) -> None:
+    await _cut_off_saying(project, "", "touch begun; sleep 60")
+    async with Session(project.folder) as session:
+        with pytest.raises(UsageError, match="takes no secret value, and LL_CTX_api_key is one"):
+            api.resume(session, context={"api_key": "sk-1234567890"})

@@ -13,6 +13,7 @@ import anyio.abc
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from ..core.context import Overrides
 from ..core.effects import Answer, Effect, LoadLoop
 from ..core.events import Event
 from ..core.frame import Run
@@ -79,6 +80,8 @@ def resume(
     *,
     max_steps: int | None = None,
     max_iterations: int | None = None,
+    delay: float | None = None,
+    context: Overrides = (),
     failed: bool = False,
     no_host_guard: bool = False,
     host_guard_budget_mb: float | None = None,
@@ -89,21 +92,23 @@ def resume(
 
     Without `wanted`: all that the last batch left unfinished. With `failed`, those of the batch (or the run) that ended
     for good without success are started again as new runs, with what was asked for then. What is given of the rest
-    (see `Request`) replaces what was asked for then. `in_doubt` and `from_state` (of one run alone): see
-    `Session.resume`. Raises NotFoundError if there is nothing, RefusedError if it is still running, has ended for good,
-    or has an action in doubt about which its state wants somebody asked (`doubts` tells which).
+    (see `Request`) replaces what was asked for then, of the context value by value. `in_doubt` and `from_state` (of one
+    run alone): see `Session.resume`. Raises NotFoundError if there is nothing, RefusedError if it is still running, has
+    ended for good, or has an action in doubt about which its state wants somebody asked (`doubts` tells which).
     """
     caps = _given(max_steps=max_steps, max_iterations=max_iterations)
     wishes = _given(no_host_guard=no_host_guard or None, host_guard_budget_mb=host_guard_budget_mb)
     if failed and from_state is not None:
         raise UsageError("what failed is started anew, not from a state", hint="say --from or --failed")
     if failed:
-        return start_all(session, failed_requests(session.runs, wanted, {**caps, **wishes}, session.env))
+        asked = failed_requests(session.runs, wanted, {**caps, **wishes, **_given(delay=delay)}, session.env)
+        return start_all(session, [request.but_with(context) for request in asked])
     found = resumable_runs(session.runs, wanted, raised=caps.keys())
     if from_state is not None and len(found) > 1:
         ids = ", ".join(run.run_id for run in found)
         raise UsageError(f"{len(found)} runs would go on from `{from_state}`: {ids}", hint="say which one")
-    return session.resume_all(found, **caps, wishes=wishes, in_doubt=in_doubt or EMPTY, from_state=from_state)
+    more: dict[str, Any] = {"wishes": wishes, "in_doubt": in_doubt or EMPTY, "from_state": from_state}
+    return session.resume_all(found, **caps, delay=delay, context=context, **more)
 
 
 def _given(**asked: Any) -> dict[str, Any]:
@@ -137,7 +142,8 @@ def doubts(project: Path | str | None = None, wanted: str | None = None) -> list
 
 def carry_on(session: Session, wanted: Resumption) -> list[RunHandle]:
     """Go on with what a `Resumption` says: see `resume`."""
-    return resume(session, **asdict(wanted))
+    given = asdict(wanted)
+    return resume(session, context=given.pop("texts"), **given)
 
 
 async def start_in_background(errand: Errand) -> dict[str, Any]:

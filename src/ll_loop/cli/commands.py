@@ -65,7 +65,9 @@ async def run_many(names: tuple[str, ...], dry_run: bool, **given: Any) -> int:
     "--in-doubt", type=click.Choice(["rerun", "skip", "fail"]),
     help="What to do with actions that were cut off, whatever their states say.",
 )  # fmt: skip
+@options.context
 @options.caps
+@options.delay
 @options.budget
 @options.host_guard
 @options.jobs

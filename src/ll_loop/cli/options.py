@@ -71,6 +71,7 @@ max_iterations = click.option(
     "--max-iterations", type=click.IntRange(min=1), metavar="N", help="End after N passes of a loop that maintains."
 )
 caps = together(max_steps, max_iterations)
+delay = click.option("--delay", type=SECONDS, metavar="SECONDS", help="Pause between steps.")
 program_md = click.option(
     "--program-md", type=click.Path(path_type=Path), metavar="PATH",
     help="Take directive, targets etc. from this file in place of .ll/program.md.",
@@ -134,9 +135,7 @@ start = together(
     secret,
     program_md,
     caps,
-    click.option(
-        "--delay", type=SECONDS, metavar="SECONDS", help="Pause between steps."
-    ),
+    delay,
     click.option("--dry-run", is_flag=True, help="Print the plan; start nothing, write nothing."),
     click.option("--worktree", is_flag=True, help="Run in a git worktree of its own."),
     click.option("-q", "--queue", is_flag=True, help="Wait while others hold the scope."),

@@ -131,7 +131,10 @@ def starter_of(errand: Errand) -> Callable[[Session], list[RunHandle]]:
 
     def start(session: Session) -> list[RunHandle]:
         if errand.resume is not None:
-            return api.carry_on(session, errand.resume)
+            handles = api.carry_on(session, errand.resume)
+            for handle in handles if not errand.quiet else ():
+                _mention_doubts(handle, errand.resume.texts)
+            return handles
         handles = api.start_all(session, errand.requests)
         _mention_earlier(handles)
         if not errand.quiet:

@@ -119,31 +119,33 @@ def _message_text(messages: tuple[str, ...], path: tuple[str, ...]) -> str:
 # --- the start of a run ----------------------------------------------------------------------------------
 
 
+Overrides = Sequence[tuple[str, str]] | Mapping[str, Any]
+"""Values for a context: `KEY=VALUE` texts as pairs, or a mapping of values."""
+
+
 def initial_context(
     loop: Loop,
     *,
     input: str | None = None,  # noqa: A002 - the word of the command line and of the format
     program: Mapping[str, Any] = EMPTY,
-    overrides: Sequence[tuple[str, str]] | Mapping[str, Any] = (),
+    overrides: Mapping[str, Any] = EMPTY,
+    texts: Sequence[tuple[str, str]] = (),
     extras: Mapping[str, Any] = EMPTY,
 ) -> dict[str, Any]:
     """The context of a top-level run; each of these wins over those before it.
 
     The file's `context` and, for absent keys, parameter defaults; the positional `input`; `program`, the
-    steering file's values; `overrides`. Overrides given as pairs are text from a command line and take the
-    type of the value they replace; given as a mapping they are taken as they are. The loop's own thresholds, `extras`
-    (`run_dir` and values from the project's configuration) and the values every run has are set where still absent.
+    steering file's values; `overrides`; `texts`, which take the type of the value that they replace. The loop's own
+    thresholds, `extras` (`run_dir` and values from the project's configuration) and the values every run has are set
+    where still absent.
     """
     context = dict(plain(loop.context))
     _set_absent(context, _defaults(loop.parameters))
     if input is not None:
         _take_input(context, input, loop.input_key)
     context.update(program)
-    if isinstance(overrides, Mapping):
-        context.update(overrides)
-    else:
-        for key, text in overrides:
-            context[key.strip()] = cast_like(context.get(key.strip()), text.strip())
+    context.update(overrides)
+    context.update(replacing(context, texts))
     _set_absent(context, loop.thresholds)
     _set_absent(context, extras)
     _set_absent(context, _input_hash(context))
@@ -152,6 +154,17 @@ def initial_context(
         _set_absent(context, {"max_iterations": loop.max_iterations})
     _set_absent(context, {**THRESHOLDS, **_DESIGN})
     return context
+
+
+def replacing(context: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
+    """What overrides put in the place of values of the context: pairs take their types, a mapping is as it is."""
+    if isinstance(overrides, Mapping):
+        return dict(overrides)
+    found: dict[str, Any] = {}
+    for key, text in overrides:
+        name = key.strip()
+        found[name] = cast_like(found.get(name, context.get(name)), text.strip())
+    return found
 
 
 def cast_like(current: Any, text: str) -> Any:

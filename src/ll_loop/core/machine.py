@@ -43,6 +43,10 @@ BUDGETS = ("budget", "shared")
 """What a resume can raise besides caps: see `Loop`. A mapping of limits, which replace those that it names."""
 
 
+REPLACED = (*CAPS.values(), *BUDGETS, "wishes", "backoff", "values")
+"""All that a resume can replace; `values` are values of the context of the run's own loop."""
+
+
 RESUMABLE: frozenset[TerminatedBy] = frozenset(
     {"interrupted", "user_stopped", "handoff", "queue_timeout", "budget_exceeded", *CAPS}
 )
@@ -123,7 +127,7 @@ def resume(
     start: Start | None = None,
     **raised: Any,
 ) -> Decision:
-    """Open a closed or killed run again; `raised` are those of `CAPS` and `BUDGETS` that replace the loop's own.
+    """Open a closed or killed run again; `raised` are those of `REPLACED` that are not to be as they were.
 
     An action that may have `started` is entered again as the next attempt (or skipped, or fails the run, as `in_doubt`
     or its state's `on_resume` says; ValueError if that is to ask); a question to a person is put again, any other
@@ -135,7 +139,7 @@ def resume(
     ending = run.ending
     over = ending is not None and run.waiting is None
     move = Move(replace(run, stop=None if over else run.stop, ending=None, successors=0), at, ts, 0.5)
-    _raise_caps(move, raised)
+    _replace(move, raised)
     goes_on = ending is None or _goes_on(ending, move.frames[0])
     if over and goes_on:
         move.frame.state = move.frame.pre_cap_state or move.frame.state
@@ -147,10 +151,11 @@ def resume(
         move.events.append(Event(name, fields, root.loop.name, 0))
     if ending is not None and not goes_on:
         return _follow(move, partial(_end_again, ending=ending))
-    if run.waiting is None:
+    if run.waiting is None or (run.after == "backoff" and len(run.frames) == 1 and raised.get("backoff") is not None):
         return _follow(move, NEXT_STATE)
-    if started and isinstance(run.waiting, RunAction):
-        return _follow(move, partial(_reenter, after=run.after, in_doubt=in_doubt))
+    if isinstance(run.waiting, RunAction) and (started or raised.get("values")):
+        choice = in_doubt if started else "rerun"  # what never began is made anew, with the new values in it
+        return _follow(move, partial(_reenter, after=run.after, in_doubt=choice))
     if isinstance(run.waiting, AskHuman):
         return _follow(move, approvals.ask)
     waiting = Wait(run.waiting, run.after)
@@ -175,10 +180,13 @@ def _end_again(move: Move, *, ending: Ending) -> None:
 
 
 def with_overrides(loop: Loop, overrides: Mapping[str, Any]) -> Loop:
-    """The loop with what a start or a resume asked for in place of its own caps and `backoff`."""
+    """The loop with what a start or a resume asked for in place of its own caps and `backoff`.
+
+    `values` are for its context.
+    """
     if not overrides:
         return loop
-    given = dict(overrides)
+    given = {name: value for name, value in overrides.items() if name != "values"}
     if isinstance(wishes := given.get("wishes"), Mapping):
         given["wishes"] = replace(loop.wishes, **wishes)
     for name in BUDGETS:
@@ -187,12 +195,13 @@ def with_overrides(loop: Loop, overrides: Mapping[str, Any]) -> Loop:
     return replace(loop, **given)
 
 
-def _raise_caps(move: Move, caps: Mapping[str, Any]) -> None:
-    raised = {name: cap for name, cap in caps.items() if cap is not None}
-    if not raised:
+def _replace(move: Move, raised: Mapping[str, Any]) -> None:
+    given = {name: value for name, value in raised.items() if value is not None}
+    if not given:
         return
     root = move.frames[0] if len(move.frames) == 1 else move.frames[0].copy()
-    root.loop = with_overrides(root.loop, raised)
+    root.context = {**root.context, **given.get("values", EMPTY)}
+    root.loop = with_overrides(root.loop, given)
     move.frames[0] = root
 
 

@@ -134,9 +134,8 @@ def _apply(loop: Loop, state: Replayed, record: Mapping[str, Any], load: Load) -
         created = state.created
         given = machine.with_overrides(loop, {**created["overrides"], **caps_in(record)})
         extras = created.get("extras", {})
-        return machine.begin(
-            given, created["context"], env=created["env"], ts=ts, origin=record["origin"], extras=extras
-        )
+        context = {**created["context"], **record.get("values", {})}
+        return machine.begin(given, context, env=created["env"], ts=ts, origin=record["origin"], extras=extras)
     if run is None:
         raise ReplayError(f"the journal begins with {name!r}")
     at = record["at"]
@@ -161,9 +160,8 @@ def start_in(document: Mapping[str, Any], loop: Loop) -> Start:
 
 
 def caps_in(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The caps and budgets that a record says were raised, and what else a resume asked for."""
-    names = (*machine.CAPS.values(), *machine.BUDGETS, "wishes")
-    return {name: record[name] for name in names if record.get(name) is not None}
+    """What a record says that a resume replaced."""
+    return {name: record[name] for name in machine.REPLACED if record.get(name) is not None}
 
 
 def _answer(document: Mapping[str, Any], load: Load) -> Answer:

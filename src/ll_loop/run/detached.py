@@ -29,11 +29,18 @@ class Resumption(Struct, frozen=True):
     wanted: str | None = None
     max_steps: int | None = None
     max_iterations: int | None = None
+    delay: float | None = None
+    texts: tuple[tuple[str, str], ...] = ()
     failed: bool = False
     no_host_guard: bool = False
     host_guard_budget_mb: float | None = None
     in_doubt: OnResume | dict[str, OnResume] | None = None
     from_state: str | None = None
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Resumption:
+        """The wish that `asdict` gave, after JSON."""
+        return cls(**{**document, "texts": tuple((key, text) for key, text in document["texts"])})
 
 
 class Errand(Struct, frozen=True):
@@ -70,7 +77,7 @@ class Errand(Struct, frozen=True):
             **{
                 **document,
                 "requests": tuple(Request.from_json(request) for request in document["requests"]),
-                "resume": None if resume is None else Resumption(**resume),
+                "resume": None if resume is None else Resumption.from_json(resume),
             }
         )
 

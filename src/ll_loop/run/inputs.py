@@ -40,7 +40,8 @@ def inputs_of(loop: Loop, request: Request, project: Path, config: Config, run_d
         loop,
         input=request.input,
         program=program.values,
-        overrides=request.context or request.texts,
+        overrides=request.context,
+        texts=request.texts,
         extras={"run_dir": run_dir, **({"include": include} if include else {}), **extras},
     )
     missing = missing_inputs(loop, context)

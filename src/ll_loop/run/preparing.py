@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import machine
+from ..core.context import Overrides, replacing
 from ..core.definition import definition_to_json
 from ..core.frame import Frame
 from ..core.model import Loop, OnResume
@@ -25,7 +26,7 @@ from .probes import named_env, read_head
 from .purse import Purse
 from .recovery import StoredRun
 from .request import Request, check_numbers, new_run_id
-from .secrecy import refuse_missing, refuse_unknown, secrets_of, withheld_in
+from .secrecy import refuse_missing, refuse_new_secrets, refuse_unknown, secrets_of, withheld_in
 
 InDoubt = OnResume | Mapping[str, OnResume]
 """What to do with actions that were cut off: one word for all, or one by run id."""
@@ -85,7 +86,12 @@ class Preparing:
         return handle
 
     def again(
-        self, stored: StoredRun, raised: Mapping[str, Any], in_doubt: InDoubt, from_state: str | None
+        self,
+        stored: StoredRun,
+        raised: Mapping[str, Any],
+        in_doubt: InDoubt,
+        from_state: str | None,
+        context: Overrides = (),
     ) -> RunHandle:
         """A handle for a run that is to go on; raises if it cannot: see `Session.resume`."""
         replayed = rebuild.rebuild(stored, self._library, self._env, from_state=from_state)
@@ -96,18 +102,22 @@ class Preparing:
             raised["shared" if "shared" in created["overrides"] else "budget"] = self._shared
         request = Request.from_json(created["request"])
         told = self._told(stored, replayed, request, in_doubt, from_state)
+        known = created["context"] if replayed.run is None else replayed.run.root.context
+        if values := as_read_back(replacing(known, context)):
+            refuse_new_secrets(values, request.secrets)
+            raised["values"] = {**replayed.raised.get("values", {}), **values}
         if from_state is None:
             rebuild.refuse_at_cap(stored, replayed, raised)
         loop = self._loop_now(created) if from_state or not replayed.run else replayed.run.root.loop
         loop = machine.with_overrides(loop, raised)
         handle = RunHandle(self.runs, self._bus, stored.run_id, loop, request, created["index"])
         handle.stored, handle.replayed, handle.raised, handle.told = stored, replayed, raised, told
-        context = created["context"] if replayed.run is None else replayed.run.root.context
-        handle.context = told["from"]["context"] if "from" in told else context
+        known = told["from"]["context"] if "from" in told else known
+        handle.context = {**known, **raised.get("values", {})}
         handle.since, handle.extras = created["ts"], created.get("extras", {})
         handle.batch = stored.batch
-        known = rebuild.secrets_known(stored, self._library, self._env)
-        handle.journal.secrets = known.and_more(secrets_of(self._env, handle.context, request.secrets).values)
+        secrets = rebuild.secrets_known(stored, self._library, self._env)
+        handle.journal.secrets = secrets.and_more(secrets_of(self._env, handle.context, request.secrets).values)
         if stored.is_out_of_budget and (reason := self._purse.excess(handle)):
             hint = "give it more: --max-usd, --max-tokens or --deadline"
             raise RefusedError(f"run {stored.run_id} would end at once: {reason}", hint=hint)

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import Struct, field
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
+from ..core.context import Overrides
 from ..core.model import EMPTY
 from ..errors import UsageError
 
@@ -22,8 +23,8 @@ _OPTIONAL = ("worktree", "usage", "handoff")
 class Request(Struct, frozen=True):
     """One start, as the command line or the API asked for it. Round-trips through JSON.
 
-    `context` values are taken as they are; `texts` are `KEY=VALUE` texts that take the type of the value they
-    replace. `queue` waits for a held scope, at most `queue_timeout` seconds; `lock` false takes no scope at all.
+    `context` values are taken as they are; `texts` are `KEY=VALUE` texts that win over them and take the type of the
+    value they replace. `queue` waits for a held scope, at most `queue_timeout` seconds; `lock` false takes no scope.
     `program_md` is the path of a steering file in place of the project's own. `handoff_threshold` (1 to 100 percent)
     and `context_limit` (tokens) are told to actions. `host` and `model` say who takes prompts (a state's own model
     comes first), `llm_model` who judges; with `no_llm` nobody does. `effort` says how hard a model is to think, where
@@ -70,6 +71,13 @@ class Request(Struct, frozen=True):
         return {key: value for key, value in given.items() if value is not None} | (
             {"budget": budget} if budget else {}
         )
+
+    def but_with(self, values: Overrides) -> Request:
+        """The request with values of the context replaced."""
+        if not isinstance(values, Mapping):
+            return replace(self, texts=(*self.texts, *values))
+        texts = tuple(pair for pair in self.texts if pair[0] not in values)
+        return replace(self, context={**self.context, **values}, texts=texts)
 
     def to_json(self) -> dict[str, Any]:
         texts = [list(pair) for pair in self.texts]

@@ -36,6 +36,16 @@ def refuse_unknown(named: Collection[str], secrets: Secrets) -> None:
             raise UsageError(f"--secret {name}: a value of less than {SHORTEST_NAMED} characters cannot be kept secret")
 
 
+def refuse_new_secrets(values: Mapping[str, Any], named: Collection[str]) -> None:
+    """UsageError if one of the context `values` is secret: it would be written down nowhere, and missed later on."""
+    found = [*context_secrets(values), *(name for name in named if name in values)]
+    if found:
+        raise UsageError(
+            f"a run that goes on takes no secret value, and {found[0]} is one",
+            hint="if it replaces one that the run has, set that variable in the environment; else start anew",
+        )
+
+
 def withheld_in(document: object, secrets: Secrets, own: Mapping[str, Any]) -> list[str]:
     """The secrets that a run begins with (`document`) and that are written down nowhere, its loop's `own` apart."""
     known = context_secrets(own)

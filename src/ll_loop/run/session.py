@@ -19,6 +19,7 @@ from typing import Any, Self
 import anyio
 import anyio.abc
 
+from ..core.context import Overrides
 from ..core.endings import exit_code_of, status_of
 from ..core.model import EMPTY, Budget, Ending, TerminatedBy
 from ..errors import CannotCreateError, LoopError, NotFoundError, RefusedError, UsageError
@@ -353,13 +354,17 @@ class Session:
         *,
         max_steps: int | None = None,
         max_iterations: int | None = None,
+        delay: float | None = None,
+        context: Overrides = (),
         wishes: Mapping[str, Any] = EMPTY,
         in_doubt: InDoubt = EMPTY,
         from_state: str | None = None,
     ) -> RunHandle:
         """Go on with a run that was interrupted or killed; what it left alive is ended first.
 
-        `max_steps` and `max_iterations` replace its caps from here on, `wishes` what its start wished, the session's
+        `max_steps` and `max_iterations` replace its caps from here on, `delay` (seconds) the pause between its steps,
+        `context` values of its own context (pairs are texts, which take the type of the value that they replace; a
+        sub-loop under way keeps what it was handed), `wishes` what its start wished, the session's
         `max_usd`, `max_tokens` and `deadline` its budget, or that of its batch if it has one. `in_doubt` (`rerun`,
         `skip` or `fail`, or that by run id) says what to do with an action that was cut off, in place of its state.
 
@@ -373,6 +378,8 @@ class Session:
             [stored],
             max_steps=max_steps,
             max_iterations=max_iterations,
+            delay=delay,
+            context=context,
             wishes=wishes,
             in_doubt=in_doubt,
             from_state=from_state,
@@ -384,17 +391,20 @@ class Session:
         *,
         max_steps: int | None = None,
         max_iterations: int | None = None,
+        delay: float | None = None,
+        context: Overrides = (),
         wishes: Mapping[str, Any] = EMPTY,
         in_doubt: InDoubt = EMPTY,
         from_state: str | None = None,
     ) -> list[RunHandle]:
         """Go on with all of these runs or, if one of them cannot, with none: see `resume`."""
-        caps = {"max_steps": max_steps, "max_iterations": max_iterations, "wishes": dict(wishes) or None}
-        raised = {name: cap for name, cap in caps.items() if cap is not None}
+        given = {"max_steps": max_steps, "max_iterations": max_iterations, "backoff": delay}
+        raised: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        raised |= {"wishes": dict(wishes)} if wishes else {}
         wanted = list(stored)
         if any(run.created["overrides"].keys() & {"shared", "budget"} for run in wanted):
             self._purse.remember_all(recovery.stored_runs(self.runs, recovery.run_ids(self.runs)))
-        taken = [self._preparing.again(run, raised, in_doubt, from_state) for run in wanted]
+        taken = [self._preparing.again(run, raised, in_doubt, from_state, context) for run in wanted]
         for handle in taken:  # one at a time: a thousand runs must not need a thousand open files
             handle.journal.open()
             handle.journal.close()
