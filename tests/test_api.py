@@ -18,8 +18,8 @@ import trio
 
 import ll_loop
 from ll_loop import api
-from ll_loop.errors import DefinitionError, NotFoundError, UsageError
-from projects import LIMIT, Project, appears, eventually, names
+from ll_loop.errors import DefinitionError, NotFoundError, RefusedError, UsageError
+from projects import LIMIT, Project, appears, eventually
 
 
 @pytest.fixture
@@ -76,6 +76,8 @@ async def test_run_many_finds_everything_wrong_before_it_starts_anything(project
     assert missing.value.exit_code == 66
     with pytest.raises(UsageError):
         await api.run_many(["good"], project=project.folder, jobs=0)
+    with pytest.raises(UsageError, match="as a list"):
+        await api.run_many("good", project=project.folder)
     assert project.run_folders() == []
     assert not project.file("ran").exists()
 
@@ -161,9 +163,11 @@ async def test_what_can_be_resumed_is_found_by_id_batch_or_name(project: Project
         assert [handle.loop.name for handle in api.resume(session, batch)] == ["b"]
     assert sorted(project.lines("done")) == ["a", "b", "b"]
     async with api.Session(project.folder) as session:
-        for wanted in (None, "latest", batch, "nobody"):
+        for wanted in (None, batch, "nobody"):
             with pytest.raises(NotFoundError):
                 api.resume(session, wanted)
+        with pytest.raises(RefusedError, match="has ended"):
+            api.resume(session, "latest")
 
 
 async def test_a_run_at_its_cap_does_not_keep_its_batch_from_being_resumed(project: Project) -> None:
@@ -242,27 +246,40 @@ def test_an_asyncio_program_may_cancel_its_own_task(project: Project) -> None:
 
 
 def test_a_notebook_starts_in_one_cell_and_looks_on_in_others(project: Project) -> None:
-    """Cells are coroutines one after the other on one running loop; a session opened in one is closed in another."""
+    """Each cell is a task of its own on one running loop."""
     project.loop("a", "touch begun; until test -e go; do sleep 0.01; done; echo here")
-    seen: list[str] = []
-    events: list[str] = []
 
-    async def kernel() -> None:
-        session = await ll_loop.Session(project.folder).__aenter__()  # cell 1
-        run = session.start("a")
-        reader = run.events()
-        await appears(project.file("begun"))  # cell 2
-        seen.extend((run.status, repr(session), repr(run)))
-        project.file("go").touch()  # cell 3
-        events.extend(names([dict(record) async for record in reader]))
-        await session.__aexit__(None, None, None)
-        seen.append((await run.wait()).status)
+    async def start() -> asyncio.Task[list[ll_loop.RunResult]]:
+        return asyncio.create_task(ll_loop.run_many(["a"], project=project.folder))
 
-    asyncio.run(kernel())
-    assert seen[:2] == ["running", "<Session 1 running, 0 waiting>"]
-    assert seen[2].endswith(" at 's1'>")
+    async def look() -> tuple[str, list[str]]:
+        await appears(project.file("begun"))
+        [entry] = await api.status(project.folder)
+        project.file("go").touch()
+        async with api.follow(project.folder, "a") as batches:
+            return entry["status"], [record["event"] async for records in batches for record in records]
+
+    async def kernel() -> tuple[str, list[str], str]:
+        batch = await asyncio.create_task(start())
+        status, events = await asyncio.create_task(look())
+        [result] = await batch
+        return status, events, result.status
+
+    status, events, ended = asyncio.run(kernel())
+    assert (status, ended) == ("running", "completed")
     assert "action_output" in events
-    assert seen[3] == "completed"
+
+
+def test_a_session_is_not_left_by_another_task_but_says_so_and_lives_on(project: Project) -> None:
+    project.loop("a", "true")
+
+    async def kernel() -> str:
+        async with ll_loop.Session(project.folder) as session:
+            with pytest.raises(RuntimeError, match="in a notebook, within the same cell"):
+                await asyncio.create_task(session.__aexit__(None, None, None))
+            return (await session.start("a").wait()).status
+
+    assert asyncio.run(kernel()) == "completed"
 
 
 def test_a_program_without_an_event_loop_uses_a_portal(project: Project) -> None:

@@ -281,9 +281,11 @@ def test_a_run_folder_that_cannot_be_made_is_said(ll: Ll, project: Path) -> None
 
 def test_a_finished_run_is_not_resumed(ll: Ll) -> None:
     run_id = ll("run", "counter", "--json").json["runs"][0]["run_id"]
-    said = ll("resume", run_id)
-    assert said.code == 75
-    assert f"Error: run {run_id} has ended" in said.err
+    assert ll("logs", "countr").err.endswith("hint: did you mean `counter`? `ll-loop history` lists them\n")
+    for wanted in (run_id, "counter", "latest"):
+        said = ll("resume", wanted)
+        assert said.code == 75
+        assert f"Error: run {run_id} has ended" in said.err
 
 
 @pytest.mark.parametrize(
@@ -294,6 +296,10 @@ def test_a_finished_run_is_not_resumed(ll: Ll) -> None:
         (["run", "counter", "--quite"], "hint: did you mean `--quiet`? see `ll-loop run --help`"),
         (["run"], "hint: see `ll-loop run --help`"),
         (["needs"], "--context topic=VALUE"),
+        (["run", "bisect", "true"], "ll-loop run bisect COMMAND --context good=VALUE"),
+        (["status", "lates"], "hint: did you mean `latest`? `ll-loop history` lists them"),
+        (["new", "fresh", "--from", "mesure"], "hint: did you mean `measure`?"),
+        (["fragments", "lib/comon.yaml"], "hint: did you mean `lib/common.yaml`?"),
     ],
     ids=str,
 )

@@ -40,8 +40,8 @@ class Play:
         self.clock = Clock()
         self.tracker = Tracker(self.handles, self.clock)
 
-    def view(self, look: Look, *, many: bool = False, quiet: bool = False) -> View:
-        return View(self, look, many=many, quiet=quiet)
+    def view(self, look: Look, *, many: bool = False, quiet: bool = False, grace: float = 5.0) -> View:
+        return View(self, look, many=many, quiet=quiet, grace=grace)
 
     def end(self, index: int, status: str = "completed", by: str = "terminal", code: int = 0) -> None:
         handle = self.handles[index]
@@ -51,11 +51,11 @@ class Play:
 class View:
     """One view of a play, and all lines that it let scroll by."""
 
-    def __init__(self, play: Play, look: Look, *, many: bool, quiet: bool) -> None:
+    def __init__(self, play: Play, look: Look, *, many: bool, quiet: bool, grace: float) -> None:
         self.lines: list[str] = []
         self._play = play
         self._look = look
-        self._view = view_of(play.tracker, look, quiet=quiet, many=many, grace=5)
+        self._view = view_of(play.tracker, look, quiet=quiet, many=many, grace=grace)
 
     def tell(self, *events: tuple[str, dict[str, Any]], run: int = 0, depth: int = 0) -> None:
         handle = self._play.handles[run]
@@ -226,15 +226,16 @@ async def test_a_waiting_run_says_what_it_waits_for() -> None:
     ]
 
 
-async def test_a_signal_is_answered_even_when_quiet() -> None:
+@pytest.mark.parametrize(("grace", "said"), [(5.0, "5s"), (0.2, "0.2s"), (0.0, "0s")])
+async def test_a_signal_is_answered_even_when_quiet(grace: float, said: str) -> None:
     play = Play("first", "second")
-    view = play.view(Look(), many=True, quiet=True)
+    view = play.view(Look(), many=True, quiet=True, grace=grace)
     view.tell(START)
     for handle in play.handles:
         handle.cancel("interrupted", 2)
     view.look()
     view.look()
-    assert view.lines == ["stopping: 2 runs get 5s (Ctrl-C again: at once)"]
+    assert view.lines == [f"stopping: 2 runs get {said} (Ctrl-C again: at once)"]
 
 
 # --- terminals and pipes -------------------------------------------------------------------------------------

@@ -268,6 +268,8 @@ async def test_what_is_wrong_with_a_start_is_raised_before_anything_happens(proj
             session.start("a", delay=-1)
         with pytest.raises(UsageError):
             session.start("a", queue_timeout=-1)
+        refused = await session.start("a", worktree=True).wait()
+        assert (refused.status, refused.exit_code) == ("refused", 64), "there is no repository"
     assert project.run_folders() == []
 
 

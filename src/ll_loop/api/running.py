@@ -50,6 +50,8 @@ async def run_many(
     that does not end well ends the others. Everything that can be found wrong in advance is raised before any starts:
     NotFoundError, DefinitionError, UsageError. Cancelling it ends all runs; they can be resumed.
     """
+    if isinstance(loops, str):
+        raise UsageError("loops are given as a list", hint=f"run_many([{loops!r}])")
     async with Session(project, jobs=jobs, grace=grace) as session:
         handles = start_all(session, [Request(loop) if isinstance(loop, str) else loop for loop in loops])
         return await results(session, handles, fail_fast=fail_fast)

@@ -111,7 +111,7 @@ class Quiet:
 
     def feed(self, happening: Happening, look: Look) -> Iterator[str]:
         if isinstance(happening, Stopping):
-            grace = words.seconds(self._grace, whole=True)
+            grace = words.seconds(self._grace, whole=self._grace.is_integer())
             verb = "gets" if happening.runs == 1 else "get"
             text = f"stopping: {words.plural(happening.runs, 'run')} {verb} {grace} (Ctrl-C again: at once)"
             yield look.fit(text)

@@ -242,11 +242,11 @@ def may_read(loop: Loop, key: str) -> bool:
 
 
 def told_missing(loop: Loop, missing: Sequence[str], name: str) -> tuple[str, str]:
-    """What to say of missing values: the message, and a command that gives them. `name` is the loop as typed."""
+    """What to say of missing values: the message, and a command that gives all. `name` is the loop as typed."""
     values = "a value" if len(missing) == 1 else f"{len(missing)} values"
     message = f"loop `{name}` needs {values}: {', '.join(missing)}"
     given = [f"--context {key}=VALUE" for key in missing if key != loop.input_key]
-    if loop.input_key in missing:
+    if loop.input_key in (*missing, *loop.required_inputs):
         given.insert(0, loop.input_key.upper())
     return message, f"ll-loop run {name} {' '.join(given)}"
 

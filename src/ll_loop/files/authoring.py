@@ -16,6 +16,7 @@ import yaml
 from msgspec import Struct
 
 from .. import __version__
+from ..core.nearest import nearest
 from ..errors import CannotCreateError, NotFoundError, UsageError
 from . import starters
 from .library import Library
@@ -141,8 +142,9 @@ def _text(library: Library, name: str, start: str) -> str:
     try:
         parent = library.load(start).loop
     except NotFoundError as error:
-        known = ", ".join(starters.names())
-        hint = f"templates are {known}; any loop of `ll-loop list` will do too"
+        near = nearest(start, starters.names())
+        question = f"did you mean `{near}`? " if near else ""
+        hint = f"{question}templates are {', '.join(starters.names())}; any loop of `ll-loop list` will do too"
         raise NotFoundError(f"no template or loop `{start}`", hint=hint) from error
     return starters.from_loop(parent, start, name)
 

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from ..core.model import Parameter
 from ..errors import DefinitionError, NotFoundError
+from .keys import did_you_mean
 from .library import Library
 from .nodes import MAX_BYTES, Map, parse, plain
 
@@ -51,8 +52,8 @@ def fragment_library(library: Library, name: str) -> FragmentLibrary:
     tries = (name, f"{name}.yaml")
     path = next((found for one in tries if (found := library.find_import(one, here)) is not None), None)
     if path is None:
-        known = ", ".join(one.name for one in fragment_libraries(library))
-        raise NotFoundError(f"no file `{name}` with fragments", hint=f"there are {known}" if known else "")
+        hint = did_you_mean(name, (one.name for one in fragment_libraries(library)), few=100)
+        raise NotFoundError(f"no file `{name}` with fragments", hint=hint)
     parsed = parse(path.read_bytes()[: MAX_BYTES + 1], str(path))
     if not parsed.readable:
         raise DefinitionError(name, parsed.problems)

@@ -200,7 +200,7 @@ class Mirror:
                     raise self._gate_is_shut() from None
                 await anyio.sleep(next(pauses, _PAUSES[-1]))
             except OSError as error:
-                raise StorageError(f"{error.filename or self._dir / GATE}: {error.strerror}") from error
+                raise StorageError(f"cannot write {error.filename or self._dir / GATE}: {error.strerror}") from error
             finally:
                 for notice in notices:
                     self._notify(notice)

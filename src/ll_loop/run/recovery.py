@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from ..core.machine import CAPS, RESUMABLE
 from ..core.model import EMPTY
+from ..core.nearest import nearest
 from ..core.tally import Tally, tally_from_json
 from ..errors import LoopError, NotFoundError
 from . import journal, procs
@@ -36,7 +37,7 @@ class StoredRun:
         self._ends = Ends(folder / journal.NAME)
 
     def __repr__(self) -> str:
-        return f"<StoredRun {self.run_id}>"
+        return f"<StoredRun {self.run_id}, {self.status}>"
 
     @cached_property
     def text(self) -> JournalText:
@@ -280,10 +281,14 @@ def _found_run(runs: Path, wanted: str) -> StoredRun:
     if len(matches) > 1:
         shown = ", ".join(matches[:5])
         raise NotFoundError(f"{wanted!r} is the beginning of {len(matches)} run ids", hint=f"say more of it: {shown}")
-    named = next((run for run in stored_runs(runs, reversed(ids)) if run.loop == wanted), None)
-    if named is not None:
-        return named
-    raise NotFoundError(f"no such run: {wanted}", hint="`ll-loop history` lists them")
+    loops: set[str] = {LATEST}
+    for run in stored_runs(runs, reversed(ids)):
+        if run.loop == wanted:
+            return run
+        loops.add(run.loop)
+    near = nearest(wanted, loops)
+    question = f"did you mean `{near}`? " if near else ""
+    raise NotFoundError(f"no such run: {wanted}", hint=f"{question}`ll-loop history` lists them")
 
 
 def resumable_runs(runs: Path, wanted: str | None, *, raised: Collection[str] = ()) -> list[StoredRun]:
@@ -291,9 +296,12 @@ def resumable_runs(runs: Path, wanted: str | None, *, raised: Collection[str] = 
 
     Of a batch, those that ended at a cap count only if it is `raised`.
     """
-    if wanted is None or wanted == LATEST:
-        return _last_unfinished(runs, raised)
     ids = run_ids(runs)
+    if wanted is None or wanted == LATEST:
+        found = _last_unfinished(runs, ids, raised)
+        if not found and (wanted is None or not ids):
+            raise NotFoundError("there is nothing to resume", hint="`ll-loop history` lists the runs")
+        return found or [find_run(runs, LATEST)]
     stored = list(stored_runs(runs, ids))
     of_batch = [run for run in stored if run.batch == wanted]
     if of_batch:
@@ -333,17 +341,15 @@ def _asked_again(run: StoredRun, env: Mapping[str, str]) -> Request:
     return Request.from_json({**asked, "name": run.created["path"]})
 
 
-def _last_unfinished(runs: Path, raised: Collection[str]) -> list[StoredRun]:
+def _last_unfinished(runs: Path, ids: Sequence[str], raised: Collection[str]) -> list[StoredRun]:
     found: list[StoredRun] = []
-    for run in stored_runs(runs, reversed(run_ids(runs))):
+    for run in stored_runs(runs, reversed(ids)):
         if run.parent:
             continue
         if found and run.batch != found[0].batch:
             break
         if run.is_resumable and (not run.cap or run.cap in raised) and _is_whole(run):
             found.append(run)
-    if not found:
-        raise NotFoundError("there is nothing to resume", hint="`ll-loop history` lists the runs")
     return sorted(found, key=lambda run: (run.created["index"], run.run_id))
 
 

@@ -64,7 +64,7 @@ CLOSING = 10.0
 
 
 class Session:
-    """Runs loops of one project, many at a time. Use it as an async context manager.
+    """Runs loops of one project, many at a time. Use it as an async context manager, within one task.
 
     Leaving the block waits for the runs that were started; an exception or a cancellation ends them first. Nothing
     outlives it: no child, no task, no lock, no signal handler. `jobs` bounds how many run at a time, `host_slots` how
@@ -141,6 +141,7 @@ class Session:
         self._services: anyio.abc.TaskGroup | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._life: AbstractAsyncContextManager[None] | None = None
+        self._task = 0
 
     def _make_admission(self, jobs: int | None) -> Admission:
         fold = folds_case(self.project)
@@ -182,6 +183,7 @@ class Session:
 
     async def __aenter__(self) -> Self:
         self._life = self._living()
+        self._task = anyio.get_current_task().id
         self._purse.begin()
         await self._life.__aenter__()
         return self
@@ -190,6 +192,8 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         assert self._life is not None
+        if anyio.get_current_task().id != self._task:
+            raise RuntimeError("a Session is left by the task that entered it; in a notebook, within the same cell")
         return await self._life.__aexit__(kind, error, trace)
 
     @asynccontextmanager
@@ -462,7 +466,7 @@ class Session:
         """Say in the journal how a run left that never began; one that was refused leaves no trace."""
         journal = handle.journal
         never_ended = handle.run is None or handle.run.ending is None
-        refused = isinstance(error, RefusedError) and handle.stored is None and handle.run is None
+        refused = isinstance(error, RefusedError | UsageError) and handle.stored is None and handle.run is None
         if never_ended and journal.seq and not refused:
             by, signal, text = cause_of(handle, error)
             ending = Ending(by, "", error=text, signal=signal)
