@@ -40,10 +40,20 @@ def an_invalid_sub_loop_is_refused(case: Case, old: Trace, ours: Trace, found: D
     return began and any("can't run" in text for text in [ours.said, *warnings])
 
 
+def a_state_of_a_sub_loop_has_a_memory_of_its_own(case: Case, old: Trace, ours: Trace, found: Difference) -> bool:
+    """There, all that are called without `with:` share one; so it takes two such evaluators, or calls of both kinds."""
+    mine = _event(found.ours)
+    states = [state for loop in case.loops.values() for state in loop.get("states", {}).values()]
+    calls = ["with" in state or "context_passthrough" in state for state in states if "loop" in state]
+    shared = sum("_stall" in str(state.get("evaluate")) for state in states) > 1 or any(calls)
+    return "depth" in mine and mine.get("type") in ("action_stall", "diff_stall") and not all(calls) and shared
+
+
 REASONS: dict[Reason, str] = {
     the_terminal_wins_over_a_cap: "who arrives has arrived",
     a_handoff_ends_with_loop_complete: "a handoff ends with `loop_complete`, and exits with 1",
     current_works_in_every_target: "`$current` works in every target",
+    a_state_of_a_sub_loop_has_a_memory_of_its_own: "a state of a sub-loop has a memory of its own",
     an_invalid_sub_loop_is_refused: "an invalid sub-loop is refused",
 }
 
