@@ -1,7 +1,7 @@
 """What the machine asks the world for, and what the world answers. All are plain values that survive JSON.
 
-An effect is performed by the engine (`ll_loop.run.perform`), by the simulator or by a test's script; the answer
-comes back in an `Outcome`. Journals store outcomes, so a run is replayed by feeding them to the machine again.
+An effect is performed by the engine (`ll_loop.run.perform`), by the simulator or by a test's script; the
+answer comes back in an `Outcome`. Journals store outcomes, so a run is replayed by feeding them to the machine again.
 """
 
 from __future__ import annotations

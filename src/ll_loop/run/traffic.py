@@ -1,9 +1,9 @@
 """Who may call a host now: one gate an account, shut by a rate limit, and a number of calls at a time.
 
 After a 429 no call of that account is started until the time that the host told; then one goes ahead as a probe, and
-the others follow once it was not turned away: one probe for all processes (`ll_loop.run.circuit`). After a 401 or 403
-none is started for a while. Hosts start one after the other, a moment apart, and not while memory is short. Time spent
-here is no part of an action: it costs no retry, no step and none of its time limit.
+the others follow once it was not turned away: one probe for all processes (`ll_loop.run.circuit`). After a 401
+or 403 none is started for a while. Hosts start one after the other, a moment apart, and not while memory is short. Time
+spent here is no part of an action: it costs no retry, no step and none of its time limit.
 """
 
 from __future__ import annotations
