@@ -160,7 +160,11 @@ def _score_stall(draw: Draw) -> Document:
 
 
 def _action_stall(draw: Draw) -> Document:
-    track = one(draw, (["prev"], ["context.x"], ["captured.k.output"], ["k"], ["action"], ["prev.output", "x"]))
+    # a whole capture tells how long the action took, which no two engines agree on
+    track = one(
+        draw,
+        (["prev"], ["context.x"], ["captured.k.output"], ["captured.k.exit_code"], ["action"], ["prev.output", "x"]),
+    )
     return {"type": "action_stall", "track": track, "max_repeat": one(draw, (1, 2))}
 
 
