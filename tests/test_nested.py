@@ -10,8 +10,9 @@ import anyio
 import pytest
 
 from ll_loop import api
+from ll_loop.errors import RefusedError
 from ll_loop.run.session import Session
-from projects import Project, appears, only
+from projects import Project, Repo, appears, only
 
 ALONE = "mkdir inside || echo together >> seen; sleep 0.3; rmdir inside; echo {} >> ran"
 LIMIT = 60
@@ -163,6 +164,36 @@ async def test_calls_of_an_action_that_was_cut_off_go_on_where_they_were_one_by_
     inner = api.history(project.folder, "inner")
     assert [run.status for run in inner] == ["completed"] * 3
     assert [len(only(project.records(run.run_id), "run_resumed")) for run in inner] == [0, 1, 0]
+
+
+async def test_a_call_in_a_worktree_without_loops_works_there_with_the_loops_of_the_project(tmp_path: Path) -> None:
+    """A clean-up of the worktree brings nothing of the calls with it but their work."""
+    repo = Repo(tmp_path / "project")
+    repo.file(".gitignore").write_text(".loops\n")
+    repo.file(".ll").mkdir()
+    repo.file(".ll/ll.local.md").write_text("")
+    repo.loop("outer", "ll-loop run inner --quiet && cd / && ll-loop run elsewhere --quiet", route="on_yes")
+    repo.loop("inner", "pwd > inner", scope=".")
+    repo.loop("elsewhere", "pwd > elsewhere", scope=".")
+    repo.commit()
+    async with Session(repo.folder, env=repo.env) as session:
+        with anyio.fail_after(LIMIT):
+            outer = await session.start("outer", worktree=True).wait()
+    assert outer.status == "completed", repo.records(outer.run_id)
+    assert repo.git("show", f"{outer.worktree['branch']}:inner").strip() == outer.worktree["path"]
+    assert repo.git("diff", "--name-only", "HEAD", outer.worktree["branch"]) == "inner\n"
+    assert (repo.lines("inner"), repo.lines("elsewhere")) == ([], [str(repo.folder)])
+    assert {(run.loop, run.parent) for run in api.history(repo.folder)} == {
+        ("outer", ""),
+        ("inner", outer.run_id),
+        ("elsewhere", outer.run_id),
+    }
+    assert not repo.worktrees()
+    [inner] = api.history(repo.folder, "inner")
+    forked = api.fork(repo.folder, inner.run_id, 5)
+    async with Session(repo.folder) as session:
+        with pytest.raises(RefusedError, match="was at work, is gone"):
+            session.resume(forked)
 
 
 async def test_nothing_of_an_action_can_be_left_to_the_background(project: Project) -> None:

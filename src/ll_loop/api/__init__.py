@@ -19,7 +19,7 @@ from __future__ import annotations
 from ..core.context import may_read
 from ..files.config import Config, load_config, read_config
 from ..files.library import Entry, Library
-from ..files.places import find_project
+from ..files.places import find_project, find_workplace
 from ..files.reports import Report, check_all, expand, folder_of, is_pattern, report_on
 from ..run.bus import Reader
 from ..run.detached import Errand, Resumption
@@ -86,6 +86,7 @@ __all__ = [
     "expand",
     "find_project",
     "find_run",
+    "find_workplace",
     "folder_of",
     "follow",
     "fork",

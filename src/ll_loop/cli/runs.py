@@ -123,6 +123,7 @@ def session_of(errand: Errand) -> Session:
         max_usd=errand.max_usd,
         max_tokens=errand.max_tokens,
         deadline=errand.deadline,
+        workplace=api.find_workplace(Path.cwd(), Path(errand.project)),
     )
 
 

@@ -23,7 +23,27 @@ def upwards(start: Path) -> Iterator[Path]:
             return
 
 
+PROJECT, WORKTREE = "LL_LOOP_PROJECT", "LL_LOOP_WORKTREE"
+"""The variables that tell a call within an action its run's project, and the worktree where that run is at work, if
+that has no loops of its own."""
+
+
 def find_project(start: Path) -> Path:
-    """The nearest folder at or above `start` that holds `.loops` or `.ll`, else `start`: see `upwards`."""
-    found = (folder for folder in upwards(start) if (folder / ".loops").is_dir() or (folder / ".ll").is_dir())
-    return next(found, start.resolve())
+    """The nearest folder at or above `start` that holds `.loops` or `.ll`: see `upwards`.
+
+    Without any, it is the project of the run whose action this process is a part of, else `start`. The worktree of
+    such a run is no project unless it has loops.
+    """
+    tree = os.environ.get(WORKTREE)
+    folders = (folder for folder in upwards(start) if str(folder) != tree)
+    found = (folder for folder in folders if (folder / ".loops").is_dir() or (folder / ".ll").is_dir())
+    return next(found, None) or Path(os.environ.get(PROJECT) or start).resolve()
+
+
+def find_workplace(start: Path, project: Path) -> Path | None:
+    """Where runs of the project work that are started at `start`, if not in the project itself: in the worktree of the
+    run whose action starts them."""
+    tree = os.environ.get(WORKTREE)
+    if not tree or os.environ.get(PROJECT) != str(project):
+        return None
+    return Path(tree) if start.resolve().is_relative_to(tree) else None

@@ -58,7 +58,7 @@ class Calls:
 
     def _is_of_earlier(self, stored: StoredRun) -> bool:
         call = stored.created.get("call")
-        if stored.parent != self._parent or call is None:
+        if stored.parent != self._parent or call is None or "forked_from" in stored.created:
             return False
         return bool(call["visit"] == self._visit and call["attempt"] < self._attempt)
 

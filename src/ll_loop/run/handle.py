@@ -50,6 +50,7 @@ class RunHandle:
         self.waiting_since = ""
         self.ending_since = ""
         self.result: RunResult | None = None
+        self.workplace = Path()
         self.worktree: WorktreeRecord | None = None
         self.kept: Kept | None = None
         self.stored: StoredRun | None = None

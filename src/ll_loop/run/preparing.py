@@ -25,7 +25,7 @@ from .locks import normalise
 from .probes import named_env, read_head
 from .purse import Purse
 from .recovery import StoredRun
-from .request import Request, check_numbers, new_run_id
+from .request import Request, RunResult, check_numbers, new_run_id
 from .secrecy import refuse_missing, refuse_new_secrets, refuse_unknown, secrets_of, withheld_in
 
 InDoubt = OnResume | Mapping[str, OnResume]
@@ -46,6 +46,7 @@ class Preparing:
         library: Library,
         env: Mapping[str, str],
         *,
+        workplace: Path,
         bus: Bus,
         purse: Purse,
         batch: str,
@@ -57,6 +58,7 @@ class Preparing:
         self._library = library
         self._env = env
         self._above = runs_above(env)
+        self._workplace = workplace
         self._bus = bus
         self._purse = purse
         self._batch = batch
@@ -81,9 +83,17 @@ class Preparing:
         handle.context = as_read_back(inputs.context)  # so that a replay sees the very values that the run saw
         handle.journal.secrets = secrets_of(self._env, handle.context, request.secrets)
         refuse_unknown(request.secrets, handle.secrets)
+        handle.workplace = self._workplace
         if not request.worktree:
-            handle.paths = _paths(loop, inputs.context, self._project)
+            handle.paths = _paths(loop, inputs.context, handle.workplace)
         return handle
+
+    def over(self, handle: RunHandle, stored: StoredRun, result: RunResult) -> RunHandle:
+        """A handle for a run that is over already, in the place of one for the same request."""
+        there = RunHandle(self.runs, self._bus, stored.run_id, handle.loop, handle.request, handle.index)
+        there.stored, there.journal.secrets = stored, handle.secrets
+        there.finish(result)
+        return there
 
     def again(
         self,
@@ -122,9 +132,19 @@ class Preparing:
             hint = "give it more: --max-usd, --max-tokens or --deadline"
             raise RefusedError(f"run {stored.run_id} would end at once: {reason}", hint=hint)
         handle.journal.continue_at(stored.end, stored.text.records[-1]["seq"])
+        handle.workplace = self._workplace_of(stored)
         if not request.worktree:
-            handle.paths = _paths(loop, handle.context, self._project)
+            handle.paths = _paths(loop, handle.context, handle.workplace)
         return handle
+
+    def _workplace_of(self, stored: StoredRun) -> Path:
+        """Where a stored run is to go on: where this session's runs work or, if that is the project, where it was."""
+        if self._workplace != self._project:
+            return self._workplace
+        place = Path(stored.created.get("workplace", self._project))
+        if not place.is_dir():
+            raise RefusedError(f"{place}, where run {stored.run_id} was at work, is gone", hint=_above(stored))
+        return place
 
     def _loop_now(self, created: Mapping[str, Any]) -> Loop:
         return machine.with_overrides(self._library.load(created["path"]).loop, created["overrides"])
@@ -163,6 +183,7 @@ class Preparing:
             "batch": self._batch,
             "index": handle.index,
             **({"parent": self._above[-1]} if self._above else {}),
+            **({} if handle.workplace == self._project else {"workplace": str(handle.workplace)}),
             **({"withheld": withheld} if withheld else {}),
         }
 
@@ -199,6 +220,10 @@ class Preparing:
 
 def _define(handle: RunHandle) -> None:
     handle.journal.append("loop_defined", {"definition": definition_to_json(handle.loop)})
+
+
+def _above(stored: StoredRun) -> str:
+    return f"go on with the run that had called it: `ll-loop resume {stored.parent}`"
 
 
 def _paths(loop: Loop, context: Mapping[str, Any], base: Path) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from ..core.model import EMPTY, Budget, Ending, TerminatedBy
 from ..errors import CannotCreateError, LoopError, NotFoundError, RefusedError, UsageError
 from ..files.config import Config, load_config
 from ..files.library import Library
+from ..files.places import PROJECT, WORKTREE
 from . import best_effort, files, procs, recovery, sweep
 from .admission import Admission
 from .asking import known_hints
@@ -70,7 +71,7 @@ class Session:
     outlives it: no child, no task, no lock, no signal handler. `jobs` bounds how many run at a time, `host_slots` how
     many calls of hosts; `grace` is how many seconds a child has after SIGTERM. `config` is by default what is read for
     the project (DefinitionError if it is wrong). `env` is the environment of actions, by default this process's over
-    what the project's `.env` sets.
+    what the project's `.env` sets. Runs without a worktree of their own work in `workplace`, by default the project.
     `subreaper` lets orphans of actions come to this process while the session lasts (Linux), and ends at its end even
     those that nothing ties to an action: right for a program of one's own, wrong inside somebody else's. `attended`
     says that somebody will answer questions of human approval (`RunHandle.approve`, `ll-loop approve`); otherwise they
@@ -96,6 +97,7 @@ class Session:
         host_slots: int | None = None,
         seed: int | None = None,
         config: Config | None = None,
+        workplace: Path | None = None,
     ) -> None:
         for what, number in (("jobs", jobs), ("host slots", host_slots)):
             if number is not None and number < 1:
@@ -129,7 +131,8 @@ class Session:
         self._attended = attended or self.config.hitl.channel == "eventbus"
         self._committer = Committer()
         self.worktrees = self._make_worktrees()
-        self._workplaces = Workplaces(self.project, self.runs, self.worktrees, self._committer, self.bus)
+        self._workplace = workplace or self.project
+        self._workplaces = Workplaces(self.runs, self.worktrees, self._committer, self.bus)
         self._traffic = self._make_traffic(host_slots)
         self._git_turns: dict[Path, anyio.Lock] = {}
         self._saver = StateSaver(self.handles)
@@ -156,6 +159,7 @@ class Session:
             self.config,
             self.library,
             self.env,
+            workplace=self._workplace,
             bus=self.bus,
             purse=self._purse,
             batch=self.batch,
@@ -309,11 +313,8 @@ class Session:
                 with suppress(LoopError):  # what cannot go on is started anew
                     return self.resume(stored)
             else:
-                again = RunHandle(self.runs, self.bus, stored.run_id, handle.loop, handle.request, handle.index)
-                again.stored, again.journal.secrets = stored, handle.secrets
-                again.finish(result)
-                self.handles.append(again)
-                return again
+                self.handles.append(self._preparing.over(handle, stored, result))
+                return self.handles[-1]
         return None
 
     def prepare(self, request: Request) -> RunHandle:
@@ -322,7 +323,8 @@ class Session:
 
     def _env_of(self, handle: RunHandle, cwd: Path) -> dict[str, str]:
         own = nesting_of(self.env, self._above, handle.run_id, limited=self._limited)
-        own[SOCKET] = self._control.path
+        away = cwd != self.project and not (cwd / self.config.loops.loops_dir).is_dir()
+        own |= {SOCKET: self._control.path, PROJECT: str(self.project), WORKTREE: str(cwd) if away else ""}
         env = {**self.env, **own, **exports_of(handle.loop, handle.request)}
         return env if handle.worktree is None else env | own_sources(cwd, env)
 

@@ -23,9 +23,8 @@ from .worktree import Kept, Lease, Outcome, Worktrees
 class Workplaces:
     """The working directories of a session's runs."""
 
-    def __init__(self, project: Path, runs: Path, worktrees: Worktrees, committer: Committer, bus: Bus) -> None:
+    def __init__(self, runs: Path, worktrees: Worktrees, committer: Committer, bus: Bus) -> None:
         self.worktrees = worktrees
-        self._project = project
         self._runs = runs
         self._committer = committer
         self._bus = bus
@@ -38,7 +37,7 @@ class Workplaces:
         A resumed run gets back the worktree in which it was at work. Raises LoopError where git refuses.
         """
         if not handle.request.worktree:
-            yield self._project
+            yield handle.workplace
             return
         handle.worktree = None if handle.stored is None else await self._left_by(handle.stored)
         adopt = handle.worktree is not None
