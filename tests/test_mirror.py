@@ -242,7 +242,7 @@ async def test_singletons_exclude_each_other_by_name_when_both_declare_it(runnin
 async def test_locks_that_a_nested_run_inherits_are_not_in_its_way(running: Path) -> None:
     await mirror(running).claim("parent", "fix", SCOPE)
 
-    found = await mirror(running).claim("child", "inner", SCOPE, derived_from=frozenset({"parent"}))
+    found = await mirror(running).claim("child", "inner", SCOPE, derived_from=["parent"])
 
     assert found is None
 

@@ -187,6 +187,21 @@ async def test_sessions_get_a_scope_in_the_order_in_which_they_asked(project: Pr
     assert sorted(path.name for path in project.locks.iterdir()) == [".acquire.lock"]
 
 
+async def test_all_runs_of_two_sessions_go_in_the_order_of_asking(project: Project) -> None:
+    project.loop("long", "touch begun; until test -e go; do sleep 0.01; done", scope="src")
+    for name in "bcdef":
+        project.loop(name, f"echo {name} >> order", scope="src")
+    async with Session(project.folder) as one, Session(project.folder) as two:
+        one.start("long")
+        await appears(project.file("begun"))
+        runs: list[RunHandle] = []
+        for name, session in zip("bcdef", (one, two, one, one, two), strict=True):
+            runs.append(session.start(name))
+            await eventually(lambda: all(run.waits_for for run in runs))
+        project.file("go").touch()
+    assert project.lines("order") == list("bcdef")
+
+
 async def test_a_scope_given_back_goes_to_the_next_though_its_turn_was_cancelled(project: Project) -> None:
     project.loop("a", "touch begun; sleep 30", scope="src")
     project.loop("b", "true", scope="src")

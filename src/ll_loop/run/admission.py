@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import resource
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 from anyio import sleep
@@ -59,9 +61,11 @@ class Admission:
         self._inherited = tuple(inherited)
         self._sweep = sweep
         self._patience = patience
+        self._in_memory: dict[RunHandle, None] = {}  # those that wait for runs of this process
 
     def take_place(self, handle: RunHandle) -> None:
         """Ask for the run's scope in memory. RefusedError if it is held and the run may not queue."""
+        handle.asked = time.monotonic_ns()  # the same clock for all processes
         if _locks(handle):
             handle.ticket = self._ticket(handle)
         if handle.ticket is None or handle.ticket.granted:
@@ -96,16 +100,29 @@ class Admission:
             yield
         finally:
             if _locks(handle):
+                self._hand_on(handle)
                 self._mirror.drop_nowait(handle.run_id)
             self._slots.give_back(handle)
 
+    def _hand_on(self, handle: RunHandle) -> None:
+        """Give those of ours who are next their places in the line, before others see that the scope is free."""
+        if handle.ticket is None or not self._in_memory or not self._mirror.others_wait():
+            return
+        handle.ticket.release()
+        for one in self._in_memory:
+            if one.ticket is not None and one.ticket.granted:
+                self._mirror.line_up(**self._asks_for(one))
+
     async def _enter(self, handle: RunHandle) -> None:
-        if handle.ticket is not None and not handle.ticket.granted:
-            handle.note_waiting(_named(handle.ticket))
-            await handle.ticket.wait()
         try:
+            if handle.ticket is not None and not handle.ticket.granted:
+                handle.note_waiting(_named(handle.ticket))
+                self._in_memory[handle] = None
+                await handle.ticket.wait()
+            self._in_memory.pop(handle, None)
             await self._claim_in_turn(handle)
         finally:
+            self._in_memory.pop(handle, None)
             self._mirror.leave_line(handle.run_id)
 
     async def _claim_in_turn(self, handle: RunHandle) -> None:
@@ -146,10 +163,17 @@ class Admission:
         return foreign
 
     async def _one_claim(self, handle: RunHandle) -> Foreign | None:
-        name, singleton = handle.loop.name, handle.loop.singleton
-        return await self._mirror.claim(
-            handle.run_id, name, handle.paths, singleton, derived_from=frozenset(self._inherited), waits=_queues(handle)
-        )
+        return await self._mirror.claim(**self._asks_for(handle), waits=_queues(handle))
+
+    def _asks_for(self, handle: RunHandle) -> dict[str, Any]:
+        return {
+            "run_id": handle.run_id,
+            "loop_name": handle.loop.name,
+            "scope": handle.paths,
+            "singleton": handle.loop.singleton,
+            "derived_from": self._inherited,
+            "asked": handle.asked,
+        }
 
     def _refuse_to_wait(self, handle: RunHandle, foreign: Foreign) -> None:
         held = f"the scope of {handle.loop.name} is held: {foreign}"

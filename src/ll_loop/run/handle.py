@@ -43,6 +43,7 @@ class RunHandle:
         self.artifacts = self.folder / "artifacts"
         self.context: Mapping[str, Any] = {}
         self.ticket: Ticket | None = None
+        self.asked = 0
         self.paths: tuple[str, ...] = ()
         self.waits_for: str = ""
         self.foreign: Foreign | None = None

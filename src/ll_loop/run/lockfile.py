@@ -36,7 +36,8 @@ class Foreign(Struct, frozen=True):
     """A lock of somebody else. One with `trouble` can't be understood: it locks everything while it is young.
 
     `pid` is 0 and `scope` is `/` where the file does not tell. One that is `killed` is of a run of this engine whose
-    process is dead; what it started may still be at work. One with a `place` is no lock, but a place in the line.
+    process is dead; what it started may still be at work. One with a `place` is no lock, but a place in the line:
+    of those who share in the lock of the run `within` if an action of that run asks, else in the common one.
     """
 
     holder: str
@@ -52,6 +53,7 @@ class Foreign(Struct, frozen=True):
     is_ours: bool = False
     killed: bool = False
     place: int = 0
+    within: str = ""
 
     def covers(self, paths: Iterable[str]) -> bool:
         """Whether these absolute paths lie in its scope."""
@@ -155,6 +157,7 @@ def _parsed(file: Path, data: bytes, stamp: tuple[int, int, int]) -> Foreign:
         stamp=stamp,
         is_ours=record.get("run_id") == file.stem,
         place=_place_in(record) if file.suffix == PLACE else 0,
+        within=str(record.get("within", "")),
     )
 
 

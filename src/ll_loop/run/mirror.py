@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -40,7 +41,6 @@ TURN = 2.0
 """Seconds in which a process takes what is free and its turn; after that, others pass it."""
 _PAUSES = (0.001, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 _SCRATCH = ".acquire.new"  # one name is enough, since one process at a time is past the gate
-_LAST = sys.maxsize
 
 
 class _Wish(Struct, frozen=True):
@@ -50,8 +50,9 @@ class _Wish(Struct, frozen=True):
     loop_name: str
     scope: tuple[str, ...]
     singleton: bool = False
-    derived_from: frozenset[str] = frozenset()
+    derived_from: tuple[str, ...] = ()
     waits: bool = False
+    asked: int = 0
 
 
 class Mirror:
@@ -87,7 +88,7 @@ class Mirror:
         self._swept: set[tuple[int, int, int]] = set()
         self._held: dict[str, tuple[_Wish, int]] = {}  # what is ours and the inodes of its files, by run id
         self._left: dict[str, int] = {}  # inodes of what was given back and could not be removed
-        self._waiting: dict[str, tuple[_Wish, int]] = {}  # those of ours that wait, and their places
+        self._waiting: dict[str, _Wish] = {}  # those of ours that stand in the line
         self._idle: dict[tuple[int, int, int], float] = {}  # since when it has been the turn of others
         self._watch = Watch(running_dir)
 
@@ -101,17 +102,21 @@ class Mirror:
         scope: Sequence[str],
         singleton: bool = False,
         *,
-        derived_from: frozenset[str] = frozenset(),
+        derived_from: Sequence[str] = (),
         waits: bool = False,
+        asked: int = 0,
     ) -> Foreign | None:
         """One attempt to lock `scope`, absolute paths, against other processes: None, or who is in the way.
 
-        Those are locks, and the places of runs that came before; with `waits`, the run takes a place itself. This
-        mirror's own locks are no obstacle, nor are those of the runs in `derived_from`; who shares in them need not
-        stand in line. Raises RefusedError if the gate stays shut for `patience`, StorageError if the disk refuses.
+        Those are locks, and the places of runs that asked before; with `waits`, the run takes a place. `asked` is
+        when it did (`time.monotonic_ns`), by default now. This mirror's own locks are no obstacle, nor are those of the
+        runs in `derived_from`, outermost first; those who share in one of them have a line of their own. Raises
+        RefusedError if the gate stays shut for `patience`, StorageError if the disk refuses.
         Cancelled or failed, it leaves no file.
         """
-        wish = _Wish(run_id, loop_name, tuple(scope), singleton, derived_from, waits)
+        before = self._waiting.get(run_id)
+        asked = asked or (before.asked if before is not None else time.monotonic_ns())
+        wish = _Wish(run_id, loop_name, tuple(scope), singleton, tuple(derived_from), waits, asked)
         try:
             foreign = await self._through_gate(wish)
             await anyio.lowlevel.checkpoint_if_cancelled()
@@ -165,6 +170,28 @@ class Mirror:
             del self._waiting[run_id]
             with suppress(OSError):
                 os.unlink(self._file_of(run_id, PLACE))
+
+    def others_wait(self) -> bool:
+        """Whether runs of other processes stand in a line."""
+        own = {f"{run_id}{PLACE}" for run_id in self._waiting}
+        with suppress(FileNotFoundError):
+            return any(name.endswith(PLACE) and name not in own for name in os.listdir(self._dir))
+        return False
+
+    def line_up(
+        self,
+        run_id: str,
+        loop_name: str,
+        scope: Sequence[str],
+        singleton: bool = False,
+        *,
+        derived_from: Sequence[str] = (),
+        asked: int,
+    ) -> None:
+        """Give a run that will claim in a moment its place in the line now, if the gate is open: see `claim`."""
+        wish = _Wish(run_id, loop_name, tuple(scope), singleton, tuple(derived_from), True, asked)
+        with suppress(OSError), _gate(self._dir):  # its claim does the same
+            self._stand_in_line(wish)
 
     def holders(self) -> list[Foreign]:
         """Every lock that counts at this moment, our own included, by file name. Changes nothing."""
@@ -221,12 +248,12 @@ class Mirror:
             if found is None:
                 self._take(wish)
             elif wish.waits and wish.run_id not in self._waiting:
-                self._stand_in_line(wish, others)
+                self._stand_in_line(wish)
             return found
 
     def _others(self, wish: _Wish, notices: list[Notice]) -> Iterator[Foreign]:
         """What counts of other processes; what does not is cleared away."""
-        for lock in found_in(self._dir, wish.derived_from.union(self._held, self._waiting, self._left)):
+        for lock in found_in(self._dir, {*wish.derived_from, *self._held, *self._waiting, *self._left}):
             killed = self._is_killed(lock)
             notice = None if killed else clear_away(lock)
             if notice is not None:
@@ -241,11 +268,16 @@ class Mirror:
 
     def _in_the_way(self, wish: _Wish, others: Sequence[Foreign]) -> Foreign | None:
         holder = next((one for one in others if not one.place and self._conflict(wish, one)), None)
-        if holder is not None or any(os.path.exists(self._file_of(run_id, LOCK)) for run_id in wish.derived_from):
+        if holder is not None:
             return holder
-        _, place = self._waiting.get(wish.run_id, (wish, _LAST))
-        ahead = (one for one in others if 0 < one.place < place and self._conflict(wish, one))
-        return next((one for one in ahead if not self._lets_pass(one, others)), None)
+        within = self._shared_by(wish)
+        ahead = (one for one in others if 0 < one.place < wish.asked and one.within == within)
+        return next((one for one in ahead if self._conflict(wish, one) and not self._lets_pass(one, others)), None)
+
+    def _shared_by(self, wish: _Wish) -> str:
+        """The nearest run above that has a lock, in which the wish shares: who waits for that waits for this too."""
+        above = reversed(wish.derived_from)
+        return next((run_id for run_id in above if os.path.exists(self._file_of(run_id, LOCK))), "")
 
     def _conflict(self, wish: _Wish, lock: Foreign) -> bool:
         if lock.run_id == wish.run_id or lock.trouble:
@@ -262,9 +294,10 @@ class Mirror:
     def _lets_pass(self, first: Foreign, others: Iterable[Foreign]) -> bool:
         """Whether it has been the turn of somebody for too long: a stopped process must not keep everybody waiting."""
         wish = _Wish(first.run_id, first.holder, first.scope, first.singleton)
-        theirs = any(one.place < first.place and self._conflict(wish, one) for one in others if one != first)
+        before = [one for one in others if not one.place or (one.place < first.place and one.within == first.within)]
+        theirs = any(self._conflict(wish, one) for one in before)
         ours = any(self._exclude(wish, held) for held, _ in self._held.values())
-        earlier = any(self._exclude(wish, one) for one, place in self._waiting.values() if place < first.place)
+        earlier = any(self._exclude(wish, one) for one in self._waiting.values() if one.asked < first.place)
         if theirs or ours or earlier:
             self._idle.pop(first.stamp, None)
             return False
@@ -276,11 +309,10 @@ class Mirror:
         self._publish(wish.run_id, LOCK)
         self.leave_line(wish.run_id)
 
-    def _stand_in_line(self, wish: _Wish, others: Iterable[Foreign]) -> None:
-        taken = [one.place for one in others] + [place for _, place in self._waiting.values()]
-        place = max(taken, default=0) + 1
-        self._waiting[wish.run_id] = (wish, place)
-        self._write(self._content(wish) | {"place": place})
+    def _stand_in_line(self, wish: _Wish) -> None:
+        self._waiting[wish.run_id] = wish
+        within = self._shared_by(wish)
+        self._write(self._content(wish) | {"place": wish.asked} | ({"within": within} if within else {}))
         self._publish(wish.run_id, PLACE)
 
     def _write(self, content: dict[str, Any]) -> int:
