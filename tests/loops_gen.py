@@ -49,7 +49,7 @@ from ll_loop.core.model import (
 from ll_loop.core.replay import Replayed, replay
 from ll_loop.core.simulate import said_of
 from ll_loop.files.library import Library
-from ll_loop.run.journal import plain
+from ll_loop.run.journals.journal import plain
 
 # --- loops from YAML ---------------------------------------------------------------------------------------
 

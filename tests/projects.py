@@ -9,9 +9,10 @@ from pathlib import Path
 
 import anyio
 
-from ll_loop.run import journal, procs
-from ll_loop.run.journal import Record
-from ll_loop.run.procs import Identity
+from ll_loop.run.children import procs
+from ll_loop.run.children.procs import Identity
+from ll_loop.run.journals import journal
+from ll_loop.run.journals.journal import Record
 
 LIMIT = 10.0
 """Seconds after which something that a test waits for will never come."""

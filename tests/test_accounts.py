@@ -17,7 +17,7 @@ from ll_loop import Session, api
 from ll_loop.cli.waiting import lines_of
 from ll_loop.core.effects import Sleep
 from ll_loop.run.handle import RunHandle
-from ll_loop.run.request import Request
+from ll_loop.run.journals.request import Request
 from projects import LIMIT, Project, eventually, only
 
 ENV = {**os.environ, "LL_HOST_CLI": "fake"}

@@ -11,8 +11,8 @@ import pytest
 
 from ll_loop import Session
 from ll_loop.errors import RefusedError
-from ll_loop.run import recovery
-from ll_loop.run.request import Request, RunResult
+from ll_loop.run.journals import recovery
+from ll_loop.run.journals.request import Request, RunResult
 from projects import LIMIT, Project, names, only
 
 HAIKU = "init model=claude-haiku-4-5"

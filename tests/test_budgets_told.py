@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from command_line import Ll, command_line
-from ll_loop.run.recovery import run_ids
+from ll_loop.run.journals.recovery import run_ids
 from projects import Project, only
 
 DEAR = "init model=claude-haiku-4-5\ntext ok\nresult in=1000000 out=0"

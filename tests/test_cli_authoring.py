@@ -20,7 +20,7 @@ from command_line import Ll
 from ll_loop.api import Library
 from ll_loop.api.authoring import install, resolved, templates
 from ll_loop.cli import authoring
-from ll_loop.files.authoring import SCHEMA_FILE
+from ll_loop.files.authoring.create import SCHEMA_FILE
 from ll_loop.files.keys import TOP_LEVEL
 from ll_loop.files.library import bundled_loops
 from test_cli import ll, project

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ll_loop.cli.border import main
 from ll_loop.core.endings import combined_exit_code
 from ll_loop.files.library import Library
-from ll_loop.run.request import Request
+from ll_loop.run.journals.request import Request
 from projects import Project
 
 HEAD = "name: {name}\ndescription: A sample.\nscope: [s/]\ninitial: a\n"

@@ -15,7 +15,7 @@ from ll_loop.cli.terminal import ASCII, Look, Screen, Sink, cells, clean, cut, l
 from ll_loop.cli.tracker import StepDone, Tracker
 from ll_loop.core.model import Loop, State
 from ll_loop.run.bus import Bus
-from ll_loop.run.request import Request, RunResult
+from ll_loop.run.journals.request import Request, RunResult
 
 
 class Clock:

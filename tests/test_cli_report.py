@@ -11,7 +11,7 @@ from ll_loop.cli.complaints import complain
 from ll_loop.cli.terminal import Look, cells
 from ll_loop.core.model import TerminatedBy
 from ll_loop.errors import CannotCreateError, LoopError, NotFoundError, RefusedError, StorageError
-from ll_loop.run.request import RunResult
+from ll_loop.run.journals.request import RunResult
 
 KEPT: dict[str, Any] = {
     "kept": True,

@@ -13,8 +13,8 @@ import pytest
 import ll_loop
 from ll_loop.api import Config, configuration, load_config, read_config
 from ll_loop.errors import DefinitionError
-from ll_loop.files.keycheck import KEYS
-from ll_loop.files.later import FOREIGN
+from ll_loop.files.config.keycheck import KEYS
+from ll_loop.files.config.later import FOREIGN
 
 NOTHING: dict[str, str] = {}
 

@@ -17,9 +17,9 @@ from ll_loop.api import Request, Session
 from ll_loop.core.simulate import Play
 from ll_loop.errors import DefinitionError, RefusedError
 from ll_loop.files.library import Library
-from ll_loop.run.locks import normalise
-from ll_loop.run.mirror import Mirror
-from ll_loop.run.procs import own_identity
+from ll_loop.run.children.procs import own_identity
+from ll_loop.run.locking.locks import normalise
+from ll_loop.run.locking.mirror import Mirror
 from projects import Project
 
 SAY = "context:\n  topic: none\ninput_key: topic\n"

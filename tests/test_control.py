@@ -18,7 +18,8 @@ import pytest
 
 from ll_loop import api
 from ll_loop.errors import NotFoundError, RefusedError, UsageError
-from ll_loop.run import control, recovery
+from ll_loop.run.ipc import control
+from ll_loop.run.journals import recovery
 from ll_loop.run.session import Session
 from projects import LIMIT, Project, appears, eventually, only
 

@@ -18,8 +18,9 @@ import pytest
 from ll_loop import api
 from ll_loop.core.replay import ReplayError
 from ll_loop.errors import NotFoundError, RefusedError, StorageError
-from ll_loop.run import journal, procs, recovery
-from ll_loop.run.recovery import StoredRun
+from ll_loop.run.children import procs
+from ll_loop.run.journals import journal, recovery
+from ll_loop.run.journals.recovery import StoredRun
 from ll_loop.run.session import Session
 from projects import LIMIT, Project, appears, eventually, names, only
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ll_loop.core.diagram import edges, mermaid
+from ll_loop.core.drawing.mermaid import edges, mermaid
 from ll_loop.core.model import Loop, Retry, Routes, Shell, State, SubLoop
 
 DONE = State("done", terminal=True)

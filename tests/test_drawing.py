@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ll_loop.core.cells import cells
-from ll_loop.core.diagram import edges
-from ll_loop.core.drawing import draw
-from ll_loop.core.facets import Facets, main_part
+from ll_loop.core.drawing.cells import cells
+from ll_loop.core.drawing.draw import draw
+from ll_loop.core.drawing.facets import Facets, main_part
+from ll_loop.core.drawing.mermaid import edges
 from ll_loop.core.model import CURRENT, Loop, Routes, Shell, State, SubLoop
 from ll_loop.files.library import Library, bundled_loops
 from loops_gen import family

@@ -12,7 +12,7 @@ from ll_loop import api
 from ll_loop.core.endings import exit_code_of, status_of
 from ll_loop.core.model import Ending, Status, TerminatedBy
 from ll_loop.files.library import Library
-from ll_loop.run.request import Request, RunResult
+from ll_loop.run.journals.request import Request, RunResult
 from ll_loop.run.session import Session
 from projects import LIMIT, Project, eventually, only
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from ll_loop.run.feed import Feed
-from ll_loop.run.pipes import Stream
-from ll_loop.run.process import Command, Finished, Spawner
-from ll_loop.run.tree import Grace
+from ll_loop.run.children.feed import Feed
+from ll_loop.run.children.pipes import Stream
+from ll_loop.run.children.process import Command, Finished, Spawner
+from ll_loop.run.children.tree import Grace
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts descriptors in /proc")
 

@@ -12,8 +12,8 @@ import pytest
 
 from ll_loop.api import Library, mending
 from ll_loop.errors import CannotCreateError, RefusedError
-from ll_loop.files.fixes import Fixed
-from ll_loop.files.repairs import one_slip
+from ll_loop.files.authoring.fixes import Fixed
+from ll_loop.files.authoring.repairs import one_slip
 
 HEAD = "name: x\ndescription: d\nscope: [s/]\ninitial: a\n"
 END = "  done: {terminal: true}\n"

@@ -15,7 +15,7 @@ import pytest
 
 from ll_loop import api
 from ll_loop.cli.terminal import clean
-from ll_loop.run import recovery
+from ll_loop.run.journals import recovery
 from ll_loop.run.session import Session
 from projects import LIMIT, Project, appears, eventually
 

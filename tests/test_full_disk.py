@@ -13,8 +13,9 @@ import pytest
 
 from ll_loop.core.endings import exit_code_of
 from ll_loop.core.model import Ending
-from ll_loop.run import procs, recovery
 from ll_loop.run.bus import Record
+from ll_loop.run.children import procs
+from ll_loop.run.journals import recovery
 from ll_loop.run.session import Session
 from projects import Project, only
 

@@ -17,9 +17,9 @@ from ll_loop.check.states import CREDENTIALS
 from ll_loop.core import machine
 from ll_loop.core.effects import ActionDone, Outcome, Probed, ReadMemory, Rested, RunAction, Sleep, SnapshotTests
 from ll_loop.core.model import HostGuard, Loop, Prompt, Routes, Shell, State
-from ll_loop.run import recovery
-from ll_loop.run.credentials import SCOPES
-from ll_loop.run.request import Request, RunResult
+from ll_loop.run.journals import recovery
+from ll_loop.run.journals.request import Request, RunResult
+from ll_loop.run.performing.credentials import SCOPES
 from ll_loop.run.session import Session
 from projects import LIMIT, Project, appears, names, only
 

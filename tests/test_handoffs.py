@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from ll_loop import Session
-from ll_loop.run import recovery
-from ll_loop.run.request import Request, RunResult
+from ll_loop.run.journals import recovery
+from ll_loop.run.journals.request import Request, RunResult
 from projects import LIMIT, Project, appears, names, only
 
 AGENT = """\

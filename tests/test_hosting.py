@@ -15,12 +15,12 @@ from ll_loop.core.hosts.claude import Claude
 from ll_loop.core.hosts.codex import Codex
 from ll_loop.core.hosts.command import AnyCommand
 from ll_loop.core.hosts.opencode import OpenCode
-from ll_loop.run import procs
-from ll_loop.run.hosting import Hosts, Limits, host_env
-from ll_loop.run.pipes import Stream
-from ll_loop.run.process import Spawner
-from ll_loop.run.procs import Identity
-from ll_loop.run.tree import Grace
+from ll_loop.run.agents.hosting import Hosts, Limits, host_env
+from ll_loop.run.children import procs
+from ll_loop.run.children.pipes import Stream
+from ll_loop.run.children.process import Spawner
+from ll_loop.run.children.procs import Identity
+from ll_loop.run.children.tree import Grace
 
 FAKE = AnyCommand((sys.executable, "-m", "ll_loop", "fake-host"))
 SAY_OK = '{"type":"result","is_error":false,"result":"ok","usage":{"input_tokens":1,"output_tokens":1}}'

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ll_loop.run import recovery
+from ll_loop.run.journals import recovery
 from projects import LIMIT, Project, only
 
 Start = Callable[..., "subprocess.Popen[bytes]"]

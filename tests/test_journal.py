@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ll_loop.errors import CannotCreateError, NotFoundError, RefusedError, StorageError
-from ll_loop.run import journal, recovery
-from ll_loop.run.journal import Committer, Journal, Record
+from ll_loop.run.journals import journal, recovery
+from ll_loop.run.journals.journal import Committer, Journal, Record
 from ll_loop.run.session import Session
 from projects import LIMIT, Project, eventually, names, only
 

@@ -13,7 +13,7 @@ import pytest
 from ll_loop.core.effects import ActionDone, Learned, RunAction
 from ll_loop.core.learning import slug
 from ll_loop.core.model import Loop
-from ll_loop.run.records import read_learning
+from ll_loop.run.performing.records import read_learning
 from ll_loop.run.session import Session
 from ll_loop.testing import Script, play
 from loops_gen import library_in, lines, load, story

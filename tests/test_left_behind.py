@@ -15,9 +15,10 @@ import anyio
 import pytest
 
 from ll_loop import api
-from ll_loop.run import procs, recovery
 from ll_loop.run.bus import Record
-from ll_loop.run.procs import Identity
+from ll_loop.run.children import procs
+from ll_loop.run.children.procs import Identity
+from ll_loop.run.journals import recovery
 from ll_loop.run.session import Session
 from projects import Project, appears, eventually, only
 

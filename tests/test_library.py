@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ll_loop.errors import DefinitionError, NotFoundError
+from ll_loop.files.config.places import find_project
 from ll_loop.files.library import Library, bundled_loops
-from ll_loop.files.places import find_project
 
 LOOP = (
     "name: {name}\ndescription: About {name}.\nscope: [x/]\ninitial: a\nstates:\n"

@@ -9,9 +9,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from ll_loop.run.lockfile import Foreign
-from ll_loop.run.mirror import TURN, Mirror
-from ll_loop.run.procs import own_identity
+from ll_loop.run.children.procs import own_identity
+from ll_loop.run.locking.lockfile import Foreign
+from ll_loop.run.locking.mirror import TURN, Mirror
 
 VIRTUAL_TIME = True
 SRC, DOCS, ALL = ["/project/src"], ["/project/docs"], ["/project"]

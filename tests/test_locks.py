@@ -16,8 +16,8 @@ import pytest
 from anyio.abc import TaskStatus
 
 from ll_loop.errors import RefusedError, UsageError
-from ll_loop.run import locks as locks_module
-from ll_loop.run.locks import Locks, Ticket, components, folds_case, normalise, overlaps
+from ll_loop.run.locking import locks as locks_module
+from ll_loop.run.locking.locks import Locks, Ticket, components, folds_case, normalise, overlaps
 
 VIRTUAL_TIME = True
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ll_loop.run.locks import Locks, Ticket, components, overlaps
+from ll_loop.run.locking.locks import Locks, Ticket, components, overlaps
 
 VIRTUAL_TIME = True
 

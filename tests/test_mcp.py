@@ -13,8 +13,8 @@ import pytest
 
 from ll_loop.core.effects import RunAction
 from ll_loop.core.model import Loop
-from ll_loop.run import procs
-from ll_loop.run.request import RunResult
+from ll_loop.run.children import procs
+from ll_loop.run.journals.request import RunResult
 from ll_loop.run.session import Session
 from ll_loop.testing import Script, play
 from loops_gen import library_in, load

@@ -20,9 +20,9 @@ import pytest
 from msgspec.structs import replace
 
 from ll_loop.errors import RefusedError, StorageError
-from ll_loop.run.lockfile import Foreign, read, why_void
-from ll_loop.run.mirror import Mirror
-from ll_loop.run.procs import boot_id, identity_of, is_alive, own_identity
+from ll_loop.run.children.procs import boot_id, identity_of, is_alive, own_identity
+from ll_loop.run.locking.lockfile import Foreign, read, why_void
+from ll_loop.run.locking.mirror import Mirror
 
 SCOPE = ["/project/src"]
 

@@ -19,14 +19,14 @@ from msgspec.structs import replace
 from ll_loop.core.model import Loop
 from ll_loop.errors import RefusedError
 from ll_loop.files.library import Library
-from ll_loop.run import procs
 from ll_loop.run.admission import Admission
 from ll_loop.run.bus import Bus
+from ll_loop.run.children import procs
 from ll_loop.run.handle import RunHandle
-from ll_loop.run.lockfile import Foreign
-from ll_loop.run.locks import Locks, components, overlaps
-from ll_loop.run.mirror import TURN, Mirror
-from ll_loop.run.request import Request, new_run_id
+from ll_loop.run.journals.request import Request, new_run_id
+from ll_loop.run.locking.lockfile import Foreign
+from ll_loop.run.locking.locks import Locks, components, overlaps
+from ll_loop.run.locking.mirror import TURN, Mirror
 from loops_gen import library_in, load
 
 VIRTUAL_TIME = True

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ll_loop.run import procs
-from ll_loop.run.pipes import LineSplitter, Stream
-from ll_loop.run.process import Command, Finished, Spawner
-from ll_loop.run.procs import Identity
-from ll_loop.run.tree import Grace, Signals, end_tree
+from ll_loop.run.children import procs
+from ll_loop.run.children.pipes import LineSplitter, Stream
+from ll_loop.run.children.process import Command, Finished, Spawner
+from ll_loop.run.children.procs import Identity
+from ll_loop.run.children.tree import Grace, Signals, end_tree
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
 linux = pytest.mark.skipif(not procs.LINUX, reason="orphans come back to us on Linux only")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from msgspec.structs import replace
 
-from ll_loop.run import procs
+from ll_loop.run.children import procs
 
 linux = pytest.mark.skipif(not procs.LINUX, reason="no /proc, no sub-reapers")
 Start = Callable[..., "subprocess.Popen[bytes]"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ll_loop.errors import NotFoundError
-from ll_loop.files.program import parse_program, read_program
+from ll_loop.files.config.program import parse_program, read_program
 
 WHOLE = """\
 # Title

@@ -14,8 +14,8 @@ import pytest
 
 from ll_loop import Session, run_many
 from ll_loop.files.library import Library
-from ll_loop.run import recovery
-from ll_loop.run.request import Request, RunResult
+from ll_loop.run.journals import recovery
+from ll_loop.run.journals.request import Request, RunResult
 from projects import LIMIT, Project, eventually, names, only
 
 ENV = {**os.environ, "LL_HOST_CLI": "fake"}

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ll_loop.core.context import Namespaces
-from ll_loop.core.quoting import render_quoted, unsafe_places
+from ll_loop.core.shell.quoting import render_quoted, unsafe_places
 from ll_loop.core.template import MissingValue, TemplateError
 from ll_loop.core.variables import leaves, name_of
 

@@ -8,7 +8,7 @@ import pytest
 
 from ll_loop.core.failures import classify_failure
 from ll_loop.core.hosts.turn import Reply
-from ll_loop.run.resets import dated, reset_time
+from ll_loop.run.agents.resets import dated, reset_time
 
 NOW = datetime(2026, 11, 22, 18, 0, 30, tzinfo=UTC).timestamp()
 

@@ -10,7 +10,7 @@ import pytest
 from ll_loop import api
 from ll_loop.cli.border import main
 from ll_loop.errors import NotFoundError, RefusedError
-from ll_loop.run import recovery
+from ll_loop.run.journals import recovery
 from ll_loop.run.session import Session
 from projects import Project, names, only
 

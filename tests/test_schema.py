@@ -17,11 +17,11 @@ from msgspec.structs import asdict
 from ll_loop.check import Subject, check, excuses
 from ll_loop.core.model import Judge, Loop, Nothing, Prompt, Shell, State, SubLoop
 from ll_loop.errors import Problem
+from ll_loop.files.authoring.schema import schema
 from ll_loop.files.keys import EVALUATE, EVALUATOR_NEEDS, LINT_SWITCHES, STATE, TOP_LEVEL
 from ll_loop.files.library import bundled_loops
 from ll_loop.files.load import load_document
 from ll_loop.files.nodes import Map, Parsed, parse, plain
-from ll_loop.files.schema import schema
 from ll_loop.files.shapes import EVALUATE as EVALUATE_SHAPES
 from ll_loop.files.shapes import EVALUATORS
 from ll_loop.files.shapes import STATE as STATE_SHAPES

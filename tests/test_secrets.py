@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from ll_loop import Session
 from ll_loop.core.secrets import Secrets, is_secret_name
-from ll_loop.run.journal import NAME, Journal, read
+from ll_loop.run.journals.journal import NAME, Journal, read
 from projects import Project, appears
 
 TOKEN, KEY, NAMED = 'ghp_Zx81-fake"quoted\\value', "k3y/of+the=context", "plainword"

@@ -16,12 +16,12 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from ll_loop.errors import CannotCreateError, NotFoundError, RefusedError, UsageError
-from ll_loop.run import recovery
 from ll_loop.run.bus import Record
 from ll_loop.run.handle import RunHandle
-from ll_loop.run.locks import Ticket
-from ll_loop.run.perform import Actions
-from ll_loop.run.request import RunResult
+from ll_loop.run.journals import recovery
+from ll_loop.run.journals.request import RunResult
+from ll_loop.run.locking.locks import Ticket
+from ll_loop.run.performing.perform import Actions
 from ll_loop.run.session import Session
 from projects import LIMIT, Project, appears, eventually, names, only
 

@@ -12,8 +12,8 @@ import anyio
 import pytest
 
 from ll_loop import api
-from ll_loop.run import recovery
 from ll_loop.run.handle import RunHandle
+from ll_loop.run.journals import recovery
 from ll_loop.run.results import result_of_stored
 from ll_loop.run.session import Session
 from projects import LIMIT, Repo, appears, eventually, only

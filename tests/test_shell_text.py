@@ -10,7 +10,7 @@ import pytest
 from ll_loop.errors import DefinitionError, NotFoundError
 from ll_loop.files.library import Library
 from ll_loop.run.handle import RunHandle
-from ll_loop.run.request import RunResult
+from ll_loop.run.journals.request import RunResult
 from ll_loop.run.session import Session
 from projects import LIMIT, Project, only
 

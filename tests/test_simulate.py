@@ -23,7 +23,7 @@ from ll_loop.core.model import (
 )
 from ll_loop.core.simulate import SCENARIOS, Ask, Play, Scenario, Verdict
 from ll_loop.errors import NotFoundError
-from ll_loop.run.perform import Performer
+from ll_loop.run.performing.perform import Performer
 from ll_loop.testing import Script, Scripted, play
 
 DONE = State("done", terminal=True)

@@ -12,8 +12,8 @@ import anyio
 import pytest
 
 from ll_loop import api
-from ll_loop.run import recovery
-from ll_loop.run.request import RunResult
+from ll_loop.run.journals import recovery
+from ll_loop.run.journals.request import RunResult
 from ll_loop.run.session import Session
 from projects import LIMIT, Repo, appears, names, only
 

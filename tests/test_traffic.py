@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from ll_loop.core.hosts.turn import Reply
-from ll_loop.run.circuit import LONGEST, Circuit
-from ll_loop.run.procs import Identity
-from ll_loop.run.traffic import HELD, REFUSED, Denied, Traffic
+from ll_loop.run.agents.circuit import LONGEST, Circuit
+from ll_loop.run.agents.traffic import HELD, REFUSED, Denied, Traffic
+from ll_loop.run.children.procs import Identity
 
 VIRTUAL_TIME = True
 

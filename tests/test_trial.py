@@ -11,7 +11,7 @@ from ll_loop.api import Request, Trial
 from ll_loop.core.excerpt import again, only
 from ll_loop.core.model import CURRENT, Loop, RepeatedFailure, Retry, Routes, Shell, State, Throttle
 from ll_loop.errors import RefusedError
-from ll_loop.run import procs
+from ll_loop.run.children import procs
 from projects import Project, appears
 
 

@@ -19,7 +19,9 @@ import pytest
 from ll_loop import api
 from ll_loop.cli.border import main
 from ll_loop.errors import RefusedError, UsageError
-from ll_loop.run import procs, recovery, upkeep
+from ll_loop.run import upkeep
+from ll_loop.run.children import procs
+from ll_loop.run.journals import recovery
 from ll_loop.run.session import Session
 from projects import LIMIT, Project, eventually, only
 

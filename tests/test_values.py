@@ -15,8 +15,8 @@ from ll_loop.api import history
 from ll_loop.core.effects import Values
 from ll_loop.errors import DefinitionError
 from ll_loop.files.library import Library
-from ll_loop.run.exports import EACH, FILES, TOTAL, Exports
-from ll_loop.run.request import RunResult
+from ll_loop.run.journals.request import RunResult
+from ll_loop.run.performing.exports import EACH, FILES, TOTAL, Exports
 from ll_loop.run.session import Session
 from projects import LIMIT, Project, only
 

@@ -14,7 +14,8 @@ import pytest
 from ll_loop import api
 from ll_loop.cli.waiting import lines_of
 from ll_loop.errors import NotFoundError
-from ll_loop.run import procs, recovery
+from ll_loop.run.children import procs
+from ll_loop.run.journals import recovery
 from ll_loop.run.session import Session
 from projects import Project, appears, eventually
 

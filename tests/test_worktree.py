@@ -15,10 +15,10 @@ import anyio.lowlevel
 import pytest
 
 from ll_loop.errors import CannotCreateError, LoopError, RefusedError, UsageError
-from ll_loop.run import procs
-from ll_loop.run.checkout import WorktreeRecord
-from ll_loop.run.git import Gate, git, git_write, is_only_git
-from ll_loop.run.worktree import Kept, Lease, Removed, Worktrees, slug
+from ll_loop.run.children import procs
+from ll_loop.run.worktrees.checkout import WorktreeRecord
+from ll_loop.run.worktrees.git import Gate, git, git_write, is_only_git
+from ll_loop.run.worktrees.worktree import Kept, Lease, Removed, Worktrees, slug
 
 IDENTITY = {
     "GIT_AUTHOR_NAME": "Ada",

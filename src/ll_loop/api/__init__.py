@@ -17,15 +17,15 @@ What no run needs is in modules of its own: `api.authoring`, `api.mending`, `api
 from __future__ import annotations
 
 from ..core.context import may_read
-from ..files.config import Config, load_config, read_config
+from ..files.config.load import Config, load_config, read_config
+from ..files.config.places import find_project, find_workplace
 from ..files.library import Entry, Library
-from ..files.places import find_project, find_workplace
 from ..files.reports import Report, check_all, expand, folder_of, is_pattern, report_on
 from ..run.bus import Reader
 from ..run.detached import Errand, Resumption
 from ..run.handle import RunHandle
-from ..run.recovery import StoredRun, find_run
-from ..run.request import Request, RunResult
+from ..run.journals.recovery import StoredRun, find_run
+from ..run.journals.request import Request, RunResult
 from ..run.session import Session
 from ..run.trial import Trial, Tried
 from ..run.upkeep import Pruned, Remains

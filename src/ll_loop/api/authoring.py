@@ -10,16 +10,16 @@ from typing import Any
 
 from .. import __version__
 from ..errors import RefusedError
-from ..files import fragments as libraries
-from ..files import renaming, starters
-from ..files import resolved as resolving
-from ..files.authoring import Created, Installed, create, install, write_schema
-from ..files.fragments import FragmentLibrary
+from ..files.authoring import fragments as libraries
+from ..files.authoring import renaming, starters
+from ..files.authoring import resolved as resolving
+from ..files.authoring.create import Created, Installed, create, install, write_schema
+from ..files.authoring.fragments import FragmentLibrary
+from ..files.authoring.renaming import Change, Renaming
+from ..files.authoring.schema import schema as schema_of
 from ..files.library import Library
 from ..files.nodes import plain
-from ..files.renaming import Change, Renaming
-from ..files.schema import schema as schema_of
-from ..run.recovery import run_ids, stored_runs
+from ..run.journals.recovery import run_ids, stored_runs
 
 __all__ = [
     "Change",

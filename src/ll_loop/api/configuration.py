@@ -6,8 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..files.config import DEFAULT, Config
-from ..files.keycheck import KEYS
+from ..files.config.keycheck import KEYS
+from ..files.config.load import DEFAULT, Config
 
 __all__ = ["Setting", "settings"]
 

@@ -6,8 +6,8 @@ The parts that write YAML again take long to load: whoever mends imports this mo
 from __future__ import annotations
 
 from ..errors import Problem
-from ..files import repairs, restructure
-from ..files.fixes import Fixed, fix
+from ..files.authoring import repairs, restructure
+from ..files.authoring.fixes import Fixed, fix
 
 __all__ = ["Fixed", "can_be_mended", "fix"]
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..files.config import Config, load_config
+from ..files.config.load import Config, load_config
 from ..files.library import Library
-from ..run.asking import known_hints
+from ..run.agents.asking import known_hints
 
 
 def library_of(project: Path, env: Mapping[str, str] | None = None) -> Library:

@@ -21,17 +21,17 @@ from ..core.machine import with_overrides
 from ..core.model import EMPTY
 from ..core.simulate import Perform, walk
 from ..errors import LoopError, NotFoundError, UsageError
-from ..files.config import load_config
+from ..files.config.load import load_config
 from ..files.library import Library
 from ..run import detached
 from ..run.detached import Errand, Resumption
 from ..run.handle import RunHandle
 from ..run.inputs import inputs_of
+from ..run.journals.rebuild import doubt, rebuild
+from ..run.journals.recovery import failed_requests, resumable_runs
+from ..run.journals.request import Request, RunResult
+from ..run.performing.probes import load_loop
 from ..run.preparing import InDoubt
-from ..run.probes import load_loop
-from ..run.rebuild import doubt, rebuild
-from ..run.recovery import failed_requests, resumable_runs
-from ..run.request import Request, RunResult
 from ..run.session import Session
 from .project import library_of, runs_of
 

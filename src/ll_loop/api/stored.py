@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from ..core.replay import INPUTS
-from ..files.config import Config
+from ..files.config.load import Config
 from ..files.library import Library
-from ..run import remote, rewind, upkeep
-from ..run.follow import Follower
-from ..run.mirror import Mirror
-from ..run.procs import own_identity
-from ..run.recovery import StoredRun, find_run, run_ids, stored_runs
-from ..run.request import RunResult
+from ..run import upkeep
+from ..run.children.procs import own_identity
+from ..run.ipc import remote
+from ..run.ipc.follow import Follower
+from ..run.journals import rewind
+from ..run.journals.recovery import StoredRun, find_run, run_ids, stored_runs
+from ..run.journals.request import RunResult
+from ..run.locking.mirror import Mirror
 from ..run.session import Session
 from ..run.upkeep import Cleaner, Pruned, Remains, Rule
 from .project import runs_of

@@ -77,7 +77,7 @@ def count_or_zero(subject: Subject) -> Findings:
 def unsafe_place(subject: Subject) -> Findings:
     if not subject.data.get("safe_interpolation"):
         return
-    from ..core.quoting import unsafe_places  # here, because only loops that ask for it pay for reading scripts
+    from ..core.shell.quoting import unsafe_places  # here, because only loops that ask for it pay for reading scripts
 
     for state in _shell_states(subject):
         for offset, message, hint in unsafe_places(state.action):

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from .. import api
 from ..api import Entry, Library
-from ..core import diagram
+from ..core.drawing import mermaid as diagram
 from ..core.simulate import Ask, Play, Scenario
 from ..errors import UsageError
 from .forms import entry_to_json, text_of
@@ -116,8 +116,8 @@ def show(name: str, form: str | None, facets: Mapping[str, Any], as_json: bool, 
     if form == "mermaid":
         say(diagram.mermaid(loop).rstrip())
     elif form == "diagram":
-        from ..core.drawing import draw  # only here
-        from ..core.facets import Facets
+        from ..core.drawing.draw import draw  # only here
+        from ..core.drawing.facets import Facets
 
         width = (look.width or UNBOUNDED) - 1
         say(*draw(loop, width, plain=look.glyphs == ASCII, facets=Facets(**facets)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..core.diagram import edges
+from ..core.drawing.mermaid import edges
 from ..core.model import (
     HumanApproval,
     Learning,

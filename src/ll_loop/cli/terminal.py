@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from ..core.cells import cells as cells
-from ..core.cells import cut as cut
-from ..core.cells import pad as pad
+from ..core.drawing.cells import cells as cells
+from ..core.drawing.cells import cut as cut
+from ..core.drawing.cells import pad as pad
 
 STDOUT, STDERR = 1, 2
 PATIENCE = 256 * 1024

@@ -100,7 +100,7 @@ def _rendered(move: Move) -> tuple[str, Values]:
     if not isinstance(move.state.work, Shell):
         return move.render(template), NO_VALUES
     if frame.loop.safe_interpolation and "$" in template:
-        from .quoting import render_quoted  # here, because only loops that ask for it pay for reading scripts
+        from .shell.quoting import render_quoted  # here, because only loops that ask for it pay for reading scripts
 
         rendered = render_quoted(template, move.scope())
         return rendered.text, Values(frame.context, frame.captured, rendered.values)

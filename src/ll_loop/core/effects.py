@@ -1,6 +1,6 @@
 """What the machine asks the world for, and what the world answers. All are plain values that survive JSON.
 
-An effect is performed by the engine (`ll_loop.run.perform`), by the simulator or by a test's script; the
+An effect is performed by the engine (`ll_loop.run.performing.perform`), by the simulator or by a test's script; the
 answer comes back in an `Outcome`. Journals store outcomes, so a run is replayed by feeding them to the machine again.
 """
 
@@ -333,7 +333,7 @@ def _action_to_json(done: ActionDone) -> dict[str, Any]:
 
 
 def answer_from_json(document: Mapping[str, Any]) -> Stored:
-    """The reverse for every answer but `Loaded`, which needs a library (`ll_loop.run.journal`)."""
+    """The reverse for every answer but `Loaded`, which needs a library (`ll_loop.run.journals.journal`)."""
     fields = {key: value for key, value in document.items() if key != "kind"}
     kind = document["kind"]
     if "reply" in fields:

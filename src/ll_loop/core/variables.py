@@ -8,7 +8,7 @@
 
 No two paths share a name: an underscore that could be taken for part of a mark (at an end of a name, beside another
 one or beside a mark, and the one of a final `_FILE`) is written as `___5f_`. How large values are passed is left to
-`ll_loop.run.exports`.
+`ll_loop.run.performing.exports`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from ..core.model import Loop
 from ..core.nearest import nearest
 from ..errors import DefinitionError, NotFoundError, Problem
 from .calls import callers
-from .config import load_config
+from .config.load import load_config
 from .document import Document
 from .heads import has_required, head_of
 from .kinds import kind_of

@@ -19,9 +19,9 @@ from anyio.lowlevel import checkpoint
 
 from ..errors import RefusedError
 from .handle import RunHandle
-from .lockfile import Foreign
-from .locks import Locks, Ticket
-from .mirror import TURN, Mirror
+from .locking.lockfile import Foreign
+from .locking.locks import Locks, Ticket
+from .locking.mirror import TURN, Mirror
 
 HINT = "wait for it with --queue, or end it with `ll-loop stop`"
 NESTED_HINT = "a call from within an action does not wait for others, who may wait for that action's run"

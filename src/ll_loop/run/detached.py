@@ -18,7 +18,7 @@ from msgspec.structs import asdict
 
 from ..core.model import OnResume
 from ..errors import RefusedError
-from .request import Request
+from .journals.request import Request
 
 WORKER = "ll_loop.cli.detached"
 

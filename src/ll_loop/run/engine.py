@@ -16,8 +16,8 @@ from ..core.effects import AskHuman, HumanReply, ModelSaid, Outcome, RunAction, 
 from ..core.frame import Run
 from ..core.machine import Decision
 from ..core.model import TerminatedBy
-from .journal import Committer, Journal, now
-from .perform import Performer
+from .journals.journal import Committer, Journal, now
+from .performing.perform import Performer
 
 
 class Clock:

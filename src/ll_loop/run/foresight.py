@@ -20,10 +20,10 @@ from ..core.judging import is_judged_by_a_model
 from ..core.model import EMPTY, Loop, SubLoop
 from ..core.prices import PRICES, TELLS_COST
 from ..errors import NotFoundError, Problem, UsageError
+from ..files.config.settings import Orchestration
 from ..files.library import Library
-from ..files.settings import Orchestration
-from .asking import choose_host
-from .probes import load_loop
+from .agents.asking import choose_host
+from .performing.probes import load_loop
 
 
 class _Ask(Struct, frozen=True):

@@ -16,16 +16,16 @@ from ..core.secrets import Secrets
 from ..core.snapshot import open_question, snapshot
 from ..errors import Problem, RefusedError
 from .bus import Bus, Reader, Record
-from .checkout import WorktreeRecord
-from .desk import Desk, reply_of
+from .children.tree import Grace
 from .engine import Engine
-from .journal import Journal, now
-from .lockfile import Foreign
-from .locks import Ticket
-from .recovery import StoredRun
-from .request import Request, RunResult
-from .tree import Grace
-from .worktree import Kept
+from .journals.journal import Journal, now
+from .journals.recovery import StoredRun
+from .journals.request import Request, RunResult
+from .locking.lockfile import Foreign
+from .locking.locks import Ticket
+from .performing.desk import Desk, reply_of
+from .worktrees.checkout import WorktreeRecord
+from .worktrees.worktree import Kept
 
 RESOLVED = "human_approval_resolved"
 

@@ -15,10 +15,10 @@ from ..core.context import Namespaces, initial_context, missing_inputs, told_mis
 from ..core.model import Loop, Wishes
 from ..core.template import TemplateError, render
 from ..errors import NotFoundError, Problem, RefusedError
-from ..files.config import Config
-from ..files.program import read_program
-from ..files.settings import Hitl
-from .request import Request
+from ..files.config.load import Config
+from ..files.config.program import read_program
+from ..files.config.settings import Hitl
+from .journals.request import Request
 
 HANDOFF_THRESHOLD, CONTEXT_LIMIT = "LL_HANDOFF_THRESHOLD", "LL_CONTEXT_LIMIT"
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import anyio
 
 from ..core.tally import Tally, tally_to_json
+from .ipc.remote import ask
 from .purse import Purse
-from .remote import ask
 
 SOCKET = "LL_LOOP_SOCKET"
 PATIENCE = 2.0

@@ -13,20 +13,20 @@ from ..core.frame import Frame
 from ..core.model import Loop, OnResume
 from ..core.replay import Replayed, start_in
 from ..errors import RefusedError
-from ..files.config import Config
+from ..files.config.load import Config
 from ..files.library import Library
-from . import rebuild
 from .bus import Bus
 from .foresight import doubts
 from .handle import RunHandle
 from .inputs import inputs_of, overrides_of, refuse_depth, runs_above, scope_of
-from .journal import VERSION, as_read_back, now
-from .locks import normalise
-from .probes import named_env, read_head
+from .journals import rebuild
+from .journals.journal import VERSION, as_read_back, now
+from .journals.recovery import StoredRun
+from .journals.request import Request, RunResult, check_numbers, new_run_id
+from .journals.secrecy import refuse_missing, refuse_new_secrets, refuse_unknown, secrets_of, withheld_in
+from .locking.locks import normalise
+from .performing.probes import named_env, read_head
 from .purse import Purse
-from .recovery import StoredRun
-from .request import Request, RunResult, check_numbers, new_run_id
-from .secrecy import refuse_missing, refuse_new_secrets, refuse_unknown, secrets_of, withheld_in
 
 InDoubt = OnResume | Mapping[str, OnResume]
 """What to do with actions that were cut off: one word for all, or one by run id."""

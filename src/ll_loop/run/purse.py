@@ -10,7 +10,7 @@ from ..core.model import Budget
 from ..core.tally import Tally, add_up, excess, total
 from ..errors import BudgetError
 from .handle import RunHandle
-from .recovery import StoredRun
+from .journals.recovery import StoredRun
 
 
 class Purse:

@@ -13,9 +13,9 @@ from ..core.model import EMPTY, Ending, TerminatedBy
 from ..core.tally import spent_to_json
 from ..errors import BudgetError, CannotCreateError, LoopError, RefusedError, StorageError
 from .handle import RunHandle
-from .recovery import StoredRun
-from .request import RunResult
-from .worktree import Kept
+from .journals.recovery import StoredRun
+from .journals.request import RunResult
+from .worktrees.worktree import Kept
 
 
 def cause_of(handle: RunHandle, error: BaseException | None) -> tuple[TerminatedBy, int, str | None]:

@@ -12,10 +12,10 @@ from msgspec.structs import asdict
 from ..core.effects import Answer, Effect, EnterTree, LeaveTree, Probed
 from ..core.model import EMPTY
 from ..errors import LoopError
-from .checkout import WorktreeRecord
-from .journal import Journal
-from .perform import Actions, Script
-from .worktree import Kept, Worktrees
+from .journals.journal import Journal
+from .performing.perform import Actions, Script
+from .worktrees.checkout import WorktreeRecord
+from .worktrees.worktree import Kept, Worktrees
 
 
 class Furnish(Protocol):

@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 from ..core.snapshot import snapshot
 from . import files
 from .handle import RunHandle
-from .journal import finite, now, plain
+from .journals.journal import finite, now, plain
 
 SAVE_EVERY = 0.25
 """Seconds between two looks at whose file is out of date."""

@@ -23,40 +23,42 @@ from ..core.context import Overrides
 from ..core.endings import exit_code_of, status_of
 from ..core.model import EMPTY, Budget, Ending, TerminatedBy
 from ..errors import CannotCreateError, LoopError, NotFoundError, RefusedError, UsageError
-from ..files.config import Config, load_config
+from ..files.config.load import Config, load_config
+from ..files.config.places import PROJECT, WORKTREE
 from ..files.library import Library
-from ..files.places import PROJECT, WORKTREE
-from . import best_effort, files, procs, recovery, sweep
+from . import files, sweep
 from .admission import Admission
-from .asking import known_hints
+from .agents.asking import known_hints
+from .agents.circuit import Circuit
+from .agents.traffic import Traffic
 from .bus import Bus, Reader
 from .calls import Calls
-from .circuit import Circuit
-from .control import Control
+from .children import procs
+from .children.process import Spawner
+from .children.tree import Grace
 from .engine import Clock, Engine
-from .git import Gate
 from .handle import RunHandle
 from .inputs import exports_of, nesting_of, own_sources, runs_above
-from .journal import Committer
+from .ipc.control import Control
+from .journals import best_effort, recovery
+from .journals.journal import Committer
+from .journals.recovery import StoredRun, identity_to_json
+from .journals.request import Request, limits, new_run_id
+from .journals.secrecy import hush
 from .kin import SOCKET, Kin
-from .lockfile import Foreign
-from .locks import Locks, folds_case
-from .mirror import Mirror
-from .perform import Actions, Script
+from .locking.lockfile import Foreign
+from .locking.locks import Locks, folds_case
+from .locking.mirror import Mirror
+from .performing.perform import Actions, Script
+from .performing.probes import memory_in_use
 from .preparing import InDoubt, Preparing
-from .probes import memory_in_use
-from .process import Spawner
 from .purse import Purse
-from .recovery import StoredRun, identity_to_json
-from .request import Request, limits, new_run_id
 from .results import cause_of, result_of, result_of_stored
 from .rooms import Rooms
 from .saver import StateSaver
-from .secrecy import hush
-from .traffic import Traffic
-from .tree import Grace
 from .workplace import Workplaces
-from .worktree import Worktrees
+from .worktrees.git import Gate
+from .worktrees.worktree import Worktrees
 
 TICK = 0.2
 """Seconds between two wake-ups of an event loop that is somebody else's: a notebook's interrupt wakes nobody."""

@@ -9,12 +9,13 @@ from pathlib import Path
 from msgspec import Struct
 
 from ..errors import LoopError, RefusedError
-from . import procs, recovery
-from .mirror import Mirror
-from .perform import SCRIPTS
-from .procs import Identity
-from .recovery import StoredRun
-from .tree import Grace, end_tree
+from .children import procs
+from .children.procs import Identity
+from .children.tree import Grace, end_tree
+from .journals import recovery
+from .journals.recovery import StoredRun
+from .locking.mirror import Mirror
+from .performing.perform import SCRIPTS
 
 
 class Swept(Struct, frozen=True):

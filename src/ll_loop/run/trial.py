@@ -14,9 +14,9 @@ from ..core.excerpt import again, only
 from ..core.model import EMPTY, Loop
 from ..errors import NotFoundError, UsageError
 from ..files.keys import did_you_mean
-from . import journal
-from .journal import Record
-from .request import Request, RunResult
+from .journals import journal
+from .journals.journal import Record
+from .journals.request import Request, RunResult
 from .session import Session
 
 _NO_DETAILS = frozenset({"event", "ts", "run_id", "loop", "depth", "seq", "crc", "type", "verdict"})

@@ -17,12 +17,14 @@ from typing import Any
 from msgspec import Struct
 
 from ..errors import CannotCreateError, LoopError, RefusedError, UsageError
-from . import journal, recovery, sockets, sweep
-from .checkout import WorktreeRecord
-from .mirror import Mirror
-from .recovery import StoredRun
-from .tree import Grace
-from .worktree import Kept, Leftover, Worktrees
+from . import sweep
+from .children.tree import Grace
+from .ipc import sockets
+from .journals import journal, recovery
+from .journals.recovery import StoredRun
+from .locking.mirror import Mirror
+from .worktrees.checkout import WorktreeRecord
+from .worktrees.worktree import Kept, Leftover, Worktrees
 
 ARCHIVE = "archive"
 

@@ -10,14 +10,15 @@ from typing import Any
 from msgspec.structs import asdict
 
 from ..errors import LoopError
-from . import recovery, sweep
+from . import sweep
 from .bus import Bus
-from .checkout import WorktreeRecord
 from .handle import RunHandle
-from .journal import Committer, Journal
-from .recovery import StoredRun
+from .journals import recovery
+from .journals.journal import Committer, Journal
+from .journals.recovery import StoredRun
 from .results import kept_to_json
-from .worktree import Kept, Lease, Outcome, Worktrees
+from .worktrees.checkout import WorktreeRecord
+from .worktrees.worktree import Kept, Lease, Outcome, Worktrees
 
 
 class Workplaces:

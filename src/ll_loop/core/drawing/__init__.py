@@ -1,0 +1,1 @@
+"""Loops as pictures: boxes and arrows for terminals, Mermaid for pages."""

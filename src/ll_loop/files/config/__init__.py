@@ -1,0 +1,1 @@
+"""The configuration of a project, and where each value comes from."""

@@ -1,0 +1,1 @@
+"""Scope locks: in memory, mirrored to disk, and shared with other processes."""

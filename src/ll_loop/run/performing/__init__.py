@@ -1,0 +1,1 @@
+"""What the machine asks for, done: actions, tools, probes, questions, files."""
