@@ -115,6 +115,7 @@ VALUES: dict[str, list[str]] = {
     "no_prompt_size_guard": ["--no-prompt-size-guard"],
     "attended": ["--attended"],
     "quiet": ["--quiet"],
+    "verbose": ["--verbose"],
     "grace": ["--grace", "2.5"],
     "backend": ["--backend", "trio"],
     "jobs": ["--jobs", "4"],
@@ -128,10 +129,11 @@ VALUES: dict[str, list[str]] = {
     "failed": ["--failed"],
     "from_state": ["--from", "s1"],
     "in_doubt": ["--in-doubt", "skip"],
+    "builtin": ["--builtin"],
     "name": [],
     "names": [],
 }
-COMMANDS = {"run": (commands.run, ["a"]), "run-many": (commands.run_many, ["a"]), "resume": (commands.resume, [])}
+COMMANDS = {"run": (commands.run, ["bisect"]), "run-many": (commands.run_many, ["a"]), "resume": (commands.resume, [])}
 CASES = [
     (name, str(parameter.name))
     for name, (command, _) in COMMANDS.items()

@@ -11,6 +11,7 @@ import pytest
 
 from command_line import Ll, Said, command_line
 from ll_loop import __version__
+from ll_loop.cli.app import SHORT
 
 LOOPS = {
     "counter": """\
@@ -447,6 +448,40 @@ def test_history_lists_runs_newest_first_and_shows_the_events_of_one(ll: Ll) -> 
     assert "route             work -> failed" in ll("history", ids[0]).out
 
 
+def test_history_can_be_of_the_last_hours_and_uncut(ll: Ll, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    run_id = ll("run", "bad", "--json").json["runs"][0]["run_id"]
+    assert len(ll("history", "--since", "2d", "-j").json) == 1
+    assert ll("history", "--since", "0s", "-j").json == []
+    assert ll("history", run_id, "--since", "1h", "-j").json == ll("history", run_id, "-j").json != []
+    assert ll("history", run_id, "--since", "0s").out == ""
+    assert max(map(len, ll("history", run_id).out.splitlines())) < 40
+    assert "echo some output; echo some complaint >&2; exit 1" in ll("history", run_id, "--full").out
+    assert run_id in ll("history", "--full").out
+    wrong = ll("history", "--since", "soon")
+    assert (wrong.code, "`soon` is no age" in wrong.err) == (64, True)
+
+
+def test_old_names_of_commands_are_understood_and_not_listed(ll: Ll) -> None:
+    for short, words in SHORT.items():
+        assert f"ll-loop {words}" in ll(short, "--help").out
+        assert f"\n  {short} " not in ll("--help").out
+    assert ll("val", "counter") == ll("validate", "counter")
+    run_id = ll("r", "bad", "--json").json["runs"][0]["run_id"]
+    assert ll("h", run_id, "-j").json
+    assert "did you mean `--quiet`? see `ll-loop run --help`" in ll("r", "counter", "--quite").err
+
+
+def test_a_built_in_loop_can_be_run_whatever_the_project_calls_so(ll: Ll, project: Path) -> None:
+    mine = "name: retry-until\nscope: [m/]\ninitial: a\nstates: {a: {terminal: true}}\n"
+    (project / ".loops/retry-until.yaml").write_text(mine)
+    for words, states in ((["--builtin"], True), ([], False)):
+        run_id = ll("run", "retry-until", "touch made", "--json", *words).json["runs"][0]["run_id"]
+        entered = ll("history", run_id, "--event", "state_enter", "-j").json
+        assert bool(entered) is states
+    assert ll("run", "counter", "--builtin").code == 66
+
+
 def test_status_tells_of_one_run_or_of_all_under_way(ll: Ll) -> None:
     run_id = ll("run", "bad", "--json").json["runs"][0]["run_id"]
     assert ll("status", "-j").json == []
@@ -458,6 +493,23 @@ def test_status_tells_of_one_run_or_of_all_under_way(ll: Ll) -> None:
     assert "Status: failed" in shown
     assert "State: failed" in shown
     assert ll("status") == Said(0, "", "no run is under way; `ll-loop history` lists those that are over\n")
+
+
+@pytest.mark.parametrize(("command", "name"), [("run", ""), ("run-many", "bad: ")])
+def test_verbose_shows_all_that_an_action_does_and_prints(
+    ll: Ll, project: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    path = project / ".loops/bad.yaml"
+    path.write_text(path.read_text().replace("echo some output;", "echo '  some output  '; echo;"))
+    shown = ll(command, "bad", "--verbose").err.splitlines()
+    action = "echo '  some output  '; echo; echo some complaint >&2; exit 1"
+    assert [line for line in shown if line.startswith("    ")][:2] == [
+        f"    {name}$ {action}",
+        f"    {name}  some output",
+    ]
+    assert not any("$ echo" in line for line in ll(command, "bad").err.splitlines())
+    assert ll(command, "counter", "--verbose", "--quiet").err == ""
 
 
 def test_the_log_of_a_silent_run_is_not_mentioned(ll: Ll) -> None:

@@ -197,6 +197,15 @@ def test_a_state_is_run_once_with_its_references_filled_in(ll: Ll, project: Path
 
 
 @pytest.mark.usefixtures("tried")
+def test_the_state_to_try_can_be_an_option_and_is_the_first_one_by_default(ll: Ll) -> None:
+    first = ll("test", "tried", "--json").json["state"]
+    assert ll("test", "tried", first, "--json").json["state"] == first
+    assert ll("test", "tried", "--state", "look", "--json").json["state"] == "look"
+    assert ll("test", "tried", "--state", "look", "an input", "--json").json["state"] == "look"
+    assert ll("test", "tried", "look", "an input", "--state", "look").code == 64
+
+
+@pytest.mark.usefixtures("tried")
 def test_a_tried_state_leaves_no_run_and_no_lock_behind(ll: Ll, project: Path) -> None:
     ll("test", "tried", "look")
     assert not list((project / ".loops").glob("runs/*"))
@@ -287,7 +296,7 @@ def test_only_the_inputs_that_the_state_needs_are_asked_for(ll: Ll) -> None:
         (["tried", "done"], 64, "is an end"),
         (["absent", "look"], 66, "no loop `absent`"),
         (["wrong", "a"], 65, "names no state"),
-        (["tried"], 64, "STATE"),
+        (["tried", "--state", "lok"], 66, "did you mean `look`?"),
     ],
 )
 def test_a_test_of_what_is_not_there_says_so(ll: Ll, words: list[str], code: int, said: str) -> None:
@@ -343,6 +352,17 @@ def test_install_copies_a_built_in_loop_byte_for_byte(ll: Ll, project: Path) -> 
     again = ll("install", "bisect", "--json")
     assert again.code == 73
     assert "there is a .loops/bisect.yaml already" in again.json["error"]["message"]
+
+
+def test_install_gives_the_copy_another_name(ll: Ll, project: Path) -> None:
+    done = ll("install", "bisect", "--name", "team/mine")
+    assert (done.code, done.out) == (0, "wrote .loops/team/mine.yaml\n")
+    library = Library(project)
+    own = library.resolve("bisect").read_text()
+    assert (project / ".loops/team/mine.yaml").read_text() == own.replace("name: bisect", "name: mine", 1)
+    assert library.load("team/mine").loop.name == "mine"
+    assert ll("install", "bisect", "--name", "counter").code == 73
+    assert ll("install", "bisect", "--name", "../x").code == 64
 
 
 @pytest.mark.parametrize("name", ["absent", "counter"])

@@ -134,11 +134,35 @@ async def test_an_end_of_the_whole_run_puts_the_worktree_away(repo: Repo) -> Non
     assert "made" in on_branch(repo)
 
 
-async def test_an_interrupted_sub_loop_goes_on_with_its_work(repo: Repo) -> None:
+async def test_a_run_in_a_worktree_and_its_sub_loop_in_another_each_keep_their_work(repo: Repo) -> None:
+    repo.loop("child", "pwd; touch made", "touch loose")
+    text = (repo.loops / "a.yaml").read_text()
+    states = "initial: own\nstates:\n  own: {action: 'pwd; touch own', next: work}\n"
+    more = "  after: {action: 'pwd; test -e own -a ! -e made', on_yes: done, on_no: failed}\n  done:"
+    text = text.replace("initial: work\n", "").replace("states:\n", states).replace("on_yes: done", "on_yes: after")
+    (repo.loops / "a.yaml").write_text(text.replace("  done:", more))
+    async with Session(repo.folder, env=repo.env) as session:
+        with anyio.fail_after(LIMIT):
+            result = await session.start("a", worktree=True).wait()
+    assert result.final_state == "done"
+    own, child, after = (record["line"] for record in only(repo.records(result.run_id), "action_output"))
+    assert own == after == result.worktree["path"]
+    assert child not in (own, str(repo.folder))
+    assert on_branch(repo) >= {"seed", "made", "loose"}
+    kept = set(repo.git("ls-tree", "--name-only", result.worktree["branch"]).split())
+    assert kept >= {"seed", "own"}
+    assert not kept & {"made", "loose"}
+    assert not on_branch(repo) & {"own"}
+    assert trees(repo) == 1
+    assert not {path.name for path in repo.folder.iterdir()} & {"own", "made", "loose"}
+
+
+@pytest.mark.parametrize("worktree", [False, True])
+async def test_an_interrupted_sub_loop_goes_on_with_its_work(repo: Repo, worktree: bool) -> None:
     flag = repo.folder.parent / "flag"
     repo.loop("child", "touch first", f"touch {flag}.on; test -e first && test -e {flag} || sleep 60", "touch last")
     async with Session(repo.folder, env=repo.env, grace=0) as session:
-        handle = session.start("a")
+        handle = session.start("a", worktree=worktree)
         await appears(flag.with_name("flag.on"))
         session.shut_down()
         with anyio.fail_after(LIMIT):
@@ -154,12 +178,12 @@ async def test_an_interrupted_sub_loop_goes_on_with_its_work(repo: Repo) -> None
 
 
 @pytest.fixture
-def start(repo: Repo) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+def start(repo: Repo) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Starts a process with the run, which ends with the test."""
     with ExitStack() as stack:
 
-        def begin() -> subprocess.Popen[bytes]:
-            argv = [sys.executable, "-m", "ll_loop", "run", "a", "--quiet"]
+        def begin(*words: str) -> subprocess.Popen[bytes]:
+            argv = [sys.executable, "-m", "ll_loop", "run", "a", "--quiet", *words]
             process = stack.enter_context(subprocess.Popen(argv, cwd=repo.folder, env=repo.env))
             stack.callback(process.kill)
             return process
@@ -167,16 +191,17 @@ def start(repo: Repo) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
         yield begin
 
 
+@pytest.mark.parametrize("words", [[], ["--worktree"]])
 async def test_a_killed_sub_loop_goes_on_in_the_same_place(
-    repo: Repo, start: Callable[[], subprocess.Popen[bytes]]
+    repo: Repo, start: Callable[..., subprocess.Popen[bytes]], words: list[str]
 ) -> None:
     flag = repo.folder.parent / "flag"
     repo.loop("child", "touch first", f"touch {flag}.on; test -e first && test -e {flag} || sleep 60", "touch last")
-    process = start()
+    process = start(*words)
     await appears(flag.with_name("flag.on"))
     process.kill()
     process.wait()
-    assert trees(repo) == 2
+    assert trees(repo) == 2 + len(words)
     flag.touch()
     async with Session(repo.folder, env=repo.env) as session:
         with anyio.fail_after(LIMIT):

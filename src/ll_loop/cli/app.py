@@ -15,6 +15,13 @@ HELP = """Run agent loops: finite state machines in YAML whose states are shell 
 """
 
 
+SHORT = {
+    "r": "run", "val": "validate", "l": "list", "st": "status", "res": "resume", "h": "history", "t": "test",
+    "sim": "simulate", "s": "show", "monitor": "attach",
+}  # fmt: skip
+"""Other names of commands, which help does not list."""
+
+
 class Commands(click.Group):
     """A group whose first word may be a loop's name."""
 

@@ -29,10 +29,10 @@ def new(name: str, start: str, as_json: bool, project: Path | None) -> int:
     return 0
 
 
-def install(name: str, as_json: bool, project: Path | None) -> int:
+def install(name: str, called: str | None, as_json: bool, project: Path | None) -> int:
     """Copy a built-in loop and say which files that took."""
     library = library_of(project)
-    done = authoring.install(library, name)
+    done = authoring.install(library, name, called)
     copied = [shown_path(path, library) for path in done.copied]
     kept = [shown_path(path, library) for path in done.kept]
     if as_json:

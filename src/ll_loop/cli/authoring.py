@@ -27,8 +27,9 @@ async def new(name: str, start: str, as_json: bool, project: Path | None) -> int
 
 @click.command()
 @click.argument("name")
-@click.argument("state")
+@click.argument("state", required=False)
 @click.argument("input", required=False)
+@click.option("--state", "named", metavar="STATE", help="The same as STATE; a word after NAME is then the input.")
 @options.context
 @click.option(
     "--captured", type=options.KeyValue(), multiple=True, metavar="NAME=TEXT",
@@ -39,25 +40,31 @@ async def new(name: str, start: str, as_json: bool, project: Path | None) -> int
 @options.as_json
 @options.backend
 @options.project
-async def test(name: str, state: str, input: str | None, **given: Any) -> int:  # noqa: A002
-    """Run one STATE of a loop once, for real: what does it do, and where would it lead?
+async def test(
+    name: str, state: str | None, input: str | None, named: str | None, **given: Any,  # noqa: A002
+) -> int:  # fmt: skip
+    """Run one STATE of a loop, by default the first, once, for real: what does it do, and where would it lead?
 
     It takes the loop's scope, and leaves no run behind.
     """
     from . import trying
 
+    if named is not None and input is not None:
+        raise click.UsageError("the state is given twice")
+    state, input = (state, input) if named is None else (named, state)  # noqa: A001
     return await trying.test(name, state, input, **given)
 
 
 @click.command()
 @click.argument("name")
+@click.option("--name", "called", metavar="NEW", help="What the copy is to be called.")
 @options.as_json
 @options.project
-async def install(name: str, as_json: bool, project: Path | None) -> int:
+async def install(name: str, called: str | None, as_json: bool, project: Path | None) -> int:
     """Copy the built-in loop NAME into the project, with the built-in files that it uses."""
     from . import author
 
-    return author.install(name, as_json, project)
+    return author.install(name, called, as_json, project)
 
 
 @click.command()

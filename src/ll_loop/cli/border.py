@@ -11,7 +11,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from .app import app
+from .app import SHORT, app
 
 WAITING = frozenset(
     {"run", "run-many", "resume", "stop", "status", "approve", "test", "why", "queue", "logs", "attach", "cleanup"}
@@ -22,6 +22,7 @@ BACKENDS = ("asyncio", "trio")
 def main(argv: Sequence[str]) -> int:
     """Obey a command line. Every error ends here; nothing that a user does gives a traceback."""
     words = list(argv) or ["--help"]
+    words[0] = SHORT.get(words[0], words[0])
     try:
         return _obey(words)
     except SystemExit:

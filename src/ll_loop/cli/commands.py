@@ -22,6 +22,7 @@ SCENARIOS = ("all-pass", "all-fail", "all-error", "first-fail", "alternating")
 @click.command()
 @click.argument("name")
 @click.argument("input", required=False)
+@click.option("--builtin", is_flag=True, help="Run the built-in loop, whatever the project calls so.")
 @options.start
 @options.background
 @options.display
@@ -135,17 +136,16 @@ async def status(wanted: str | None, as_json: bool, project: Path | None) -> int
 )  # fmt: skip
 @click.option("-e", "--event", "kind", metavar="TYPE", help="Only events of this type.")
 @click.option("-s", "--state", metavar="NAME", help="Only events of this state.")
+@click.option("-S", "--since", type=options.AGE, metavar="AGE", help="Only what is younger: 45s, 30m, 1h, 2d.")
 @click.option("-v", "--verbose", is_flag=True, help="Also what actions printed.")
+@click.option("--full", is_flag=True, help="Cut no line to the width of the terminal.")
 @options.as_json
 @options.project
-async def history(
-    wanted: str | None, tail: int, kind: str | None, state: str | None, verbose: bool, as_json: bool,
-    project: Path | None,
-) -> int:  # fmt: skip
+async def history(wanted: str | None, full: bool, as_json: bool, project: Path | None, **chosen: Any) -> int:
     """List the runs of the project, or of a LOOP, newest first; or the events of a RUN."""
     from . import past
 
-    return past.history(wanted, past.Filter(kind, state, verbose, tail), as_json, project)
+    return past.history(wanted, past.Filter(**chosen), as_json, project, full=full)
 
 
 # --- loops -------------------------------------------------------------------------------------------------

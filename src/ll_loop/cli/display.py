@@ -15,7 +15,7 @@ import anyio
 
 from . import words
 from .asking import Asker, Keyboard, is_somebody_there
-from .terminal import STDERR, Look, Screen, Sink, cells, columns, cut, look_at, pad
+from .terminal import STDERR, Look, Screen, Sink, cells, clean, columns, cut, look_at, pad
 from .tracker import Asks, Began, Ended, Following, Happening, Noted, StepDone, Stopping, Tracker, Waits
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ class View(Protocol):
 class Display:
     """Shows what runs do while they do it. `close` leaves the terminal as it was."""
 
-    def __init__(self, handles: list[RunHandle], *, quiet: bool, many: bool, grace: float, colour: bool = True) -> None:
+    def __init__(
+        self, handles: list[RunHandle], *, quiet: bool, many: bool, grace: float, colour: bool = True,
+        verbose: bool = False,
+    ) -> None:  # fmt: skip
         self.tracker = Tracker(handles, time.monotonic)
         self._colour = colour
         self.look = look_at(STDERR, os.environ, colour=colour)
@@ -45,6 +48,7 @@ class Display:
         self._screen = Screen(self.sink)
         self._view = view_of(self.tracker, self.look, quiet=quiet, many=many, grace=grace)
         self._fed: list[str] = []
+        self._verbose, self._many = verbose and not quiet, many
         self._asker = Asker(handles, Keyboard(live=self.look.live), self._asked) if is_somebody_there() else None
 
     async def follow(self, reader: Reader) -> None:
@@ -55,6 +59,8 @@ class Display:
                 tasks.start_soon(self._asker.serve)
             async for record in reader:
                 self._feed(self.tracker.take(record))
+                if self._verbose and not self.sink.is_behind:
+                    self._fed += spoken(record, self.tracker.runs[record["run_id"]].name if self._many else "")
             tasks.cancel_scope.cancel()
         self._draw()
         if reader.dropped:
@@ -101,6 +107,22 @@ def view_of(tracker: Tracker, look: Look, *, quiet: bool, many: bool, grace: flo
     if many:
         return Table(tracker, grace) if look.live else Notices(grace)
     return Steps(tracker, grace) if look.live else Lines(grace)
+
+
+def spoken(record: Mapping[str, Any], name: str = "") -> Iterator[str]:
+    """What a record says that steps leave out, uncut: the whole action, what it prints, the reason of a verdict."""
+    mark, text = "", ""
+    match record["event"]:
+        case "action_start":
+            mark, text = ("> " if record["is_prompt"] else "$ "), record["action"]
+        case "action_output":
+            text = record["line"]
+        case "evaluate":
+            text = record.get("reason") or record.get("error") or ""
+    head = "    " + "  " * record.get("depth", 0) + (f"{name}: " if name else "") + mark
+    for line in text.splitlines():
+        if said := clean(line):
+            yield head + line[: len(line) - len(line.lstrip(" "))] + said
 
 
 class Quiet:

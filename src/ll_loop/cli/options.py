@@ -39,6 +39,24 @@ class Seconds(click.FloatRange):
 
 
 SECONDS = Seconds(min=0)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Age(click.ParamType[float]):
+    """A number with a unit (`45s`, `30m`, `1h`, `2d`), as seconds."""
+
+    name = "AGE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        number, unit = str(value)[:-1], _UNITS.get(str(value)[-1:])
+        if unit is None or not (number.isascii() and number.isdigit()):
+            self.fail(f"`{value}` is no age such as 45s, 30m, 1h or 2d", param, ctx)
+        return float(int(number) * unit)
+
+
+AGE = Age()
 
 
 def together(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -116,6 +134,7 @@ display = together(
         help="Questions to a person wait for `ll-loop approve`, also without a terminal.",
     ),
     click.option("--quiet", is_flag=True, help="Show no progress; what went wrong is still said."),
+    click.option("-v", "--verbose", is_flag=True, help="Show all that actions do and print, uncut."),
     click.option(
         "--grace", type=SECONDS, default=5.0, show_default=True, metavar="SECONDS",
         help="How long actions have to end when the run is stopped.",

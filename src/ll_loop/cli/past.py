@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from .. import api
 from ..api import StoredRun
 from ..errors import UsageError
 from . import report, words
 from .forms import results_to_json, text_of
-from .terminal import STDERR, STDOUT, clean, look_at, say, table
+from .terminal import STDERR, STDOUT, Look, clean, look_at, say, table
 
 Record = Mapping[str, Any]
 _RUN_ID = re.compile(r"latest$|\d{8}T\d{6}-")
@@ -134,15 +136,28 @@ async def approve(wanted: str, answer: str, text: str, project: Path | None) -> 
 
 
 class Filter(Struct, frozen=True):
-    """Which events of a run to show: their type, their state, whether output lines too, and how many (0: all)."""
+    """Which events of a run to show: their type, their state, no older than `since` seconds, whether output lines too,
+    and how many (0: all).
+    """
 
     kind: str | None
     state: str | None
+    since: float | None
     verbose: bool
     tail: int
 
+    @property
+    def oldest(self) -> str:
+        """The least time of what is to be shown, as records write it."""
+        return (
+            ""
+            if self.since is None
+            else (datetime.now(UTC) - timedelta(seconds=self.since)).isoformat(timespec="microseconds")
+        )
+
     def kept(self, records: Iterable[Record]) -> list[Record]:
-        return [record for record in records if self._wants(record)][-self.tail :]
+        oldest = self.oldest
+        return [record for record in records if record["ts"] >= oldest and self._wants(record)][-self.tail :]
 
     def _wants(self, record: Record) -> bool:
         name = record["event"]
@@ -151,25 +166,28 @@ class Filter(Struct, frozen=True):
         return self.state is None or self.state in (record.get("state"), record.get("from"), record.get("to"))
 
 
-def history(wanted: str | None, chosen: Filter, as_json: bool, project: Path | None) -> int:
-    """Print the runs of the project or of a loop, or the events of a run."""
+def history(wanted: str | None, chosen: Filter, as_json: bool, project: Path | None, *, full: bool = False) -> int:
+    """Print the runs of the project or of a loop, or the events of a run; `full` cuts no line."""
     where = _project(project)
     is_run = wanted is not None and _RUN_ID.match(wanted)
     found = [] if is_run else api.history(where, wanted, limit=chosen.tail or None)
+    look = replace(look_at(STDOUT, os.environ), **({"width": None} if full else {}))
     if wanted is not None and not found:
         run = api.stored_run(where, wanted)
         kept = chosen.kept(filter(api.is_public, run.text.records))
         if as_json:
             say(text_of([{key: value for key, value in record.items() if key != "crc"} for record in kept]))
         else:
-            _print_events(kept)
+            _print_events(kept, look)
         return 0
     if chosen.kind or chosen.state:
         raise UsageError("--event and --state need a run", hint="say which: `ll-loop history RUN --event TYPE`")
+    oldest = chosen.oldest
+    found = [run for run in found if run.created["ts"] >= oldest]
     if as_json:
         say(text_of([_summary(run) for run in found]))
     else:
-        _print_runs(found)
+        _print_runs(found, look)
     return 0
 
 
@@ -186,7 +204,7 @@ def _summary(run: StoredRun) -> dict[str, Any]:
     }
 
 
-def _print_runs(runs: list[StoredRun]) -> None:
+def _print_runs(runs: list[StoredRun], look: Look) -> None:
     if not runs:
         say("no runs yet", fd=STDERR)
         return
@@ -194,11 +212,10 @@ def _print_runs(runs: list[StoredRun]) -> None:
     for one in map(_summary, runs):
         took = words.seconds(one["duration_ms"] / 1000)
         rows.append((one["loop"], one["status"], _time(one["started_at"]), str(one["iterations"]), took, one["run_id"]))
-    _print_table(rows, right=(3, 4), spare=(2, 4, 3, 0))
+    say(*map(look.fit, table(rows, look.width, right=(3, 4), spare=(2, 4, 3, 0))))
 
 
-def _print_events(records: Iterable[Record]) -> None:
-    look = look_at(STDOUT, os.environ)
+def _print_events(records: Iterable[Record], look: Look) -> None:
     for record in records:
         indent = "  " * record.get("depth", 0)
         line = f"{record['ts'][11:19]}Z  {record['event']:<16}  {indent}{words.detail(record)}"

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 EVENTS = 100_000
-"""Records that may wait for a slow program behind `--events`; an action can print tens of thousands in one go."""
+"""Records that may wait for a slow program behind `--events`, or a display that shows all: an action can print tens of
+thousands in one go."""
 
 
 class Outlook:
@@ -30,7 +31,8 @@ class Outlook:
         self._session = session
         self._errand = errand
         self._as_json = telling.as_json
-        self._shown = session.bus.subscribe([], wanted=_is_shown)
+        verbose = errand.verbose and not errand.quiet
+        self._shown = session.bus.subscribe([], size=EVENTS) if verbose else session.bus.subscribe([], wanted=_is_shown)
         self._passed_on = session.bus.subscribe([], size=EVENTS) if telling.events else None
         self._stdout = Sink(STDOUT)
         self._display: Display | None = None
@@ -40,7 +42,9 @@ class Outlook:
         errand = self._errand
         many = errand.many or len(handles) > 1
         colour = self._session.config.cli.color
-        self._display = display = Display(handles, quiet=errand.quiet, many=many, grace=errand.grace, colour=colour)
+        self._display = display = Display(
+            handles, quiet=errand.quiet, many=many, grace=errand.grace, colour=colour, verbose=errand.verbose
+        )
         self._session.bus.listen(display.tracker.hear)
         try:
             async with anyio.create_task_group() as tasks:

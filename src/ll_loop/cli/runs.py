@@ -75,13 +75,15 @@ async def _decided(errand: Errand) -> Errand:
 Asked = tuple[Errand, Telling]
 """What is to be done, and how it is to be told."""
 
-_SHARED = ("jobs", "host_slots", "grace", "fail_fast", "attended", "quiet", "backend")
+_SHARED = ("jobs", "host_slots", "grace", "fail_fast", "attended", "quiet", "verbose", "backend")
 _BUDGET = ("max_usd", "max_tokens", "deadline")
 
 
 def asked_of_run(name: str, input: str | None, given: dict[str, Any]) -> Asked:  # noqa: A002
     """What the options of `run` ask for."""
     project, telling, shared = _project(given), _taken(given, Telling.__struct_fields__), _taken(given, _SHARED)
+    if given.pop("builtin"):
+        name = str(api.Library(Path(project)).resolve(name, built_in=True))
     return Errand(project, (request_of(name, input, **given),), **shared), Telling(**telling)
 
 

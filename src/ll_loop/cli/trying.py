@@ -23,12 +23,16 @@ REFUSED = 64
 
 
 async def test(
-    name: str, state: str, input: str | None, *, texts: Texts, captured: Texts, prev: str | None,  # noqa: A002
+    name: str, state: str | None, input: str | None, *, texts: Texts, captured: Texts, prev: str | None,  # noqa: A002
     no_lock: bool, as_json: bool, project: Path | None,
 ) -> int:  # fmt: skip
-    """Run one state once and say what it did. 0 if it leads somewhere, 1 if it failed or leads nowhere."""
+    """Run one state, by default the first, once and say what it did.
+
+    0 if it leads somewhere, 1 if it failed or leads nowhere.
+    """
     library = library_of(project)
     trial = Trial(library.project, library=library, subreaper=True)
+    state = state or library.load(name).loop.initial
     request = Request(name, input, texts=texts, queue=False, lock=not no_lock)
     async with api.signals(trial), trial:
         tried = await trial.attempt(request, state, captured=dict(captured), prev=prev)

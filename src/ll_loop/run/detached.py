@@ -54,6 +54,7 @@ class Errand(Struct, frozen=True):
     fail_fast: bool = False
     attended: bool = False
     quiet: bool = False
+    verbose: bool = False
     many: bool = False
     backend: str = "asyncio"
     host_slots: int | None = None

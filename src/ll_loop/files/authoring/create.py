@@ -89,24 +89,34 @@ def write_schema(library: Library) -> Path:
     return path
 
 
-def install(library: Library, name: str) -> Installed:
+def install(library: Library, name: str, called: str | None = None) -> Installed:
     """Copy a built-in loop into the project, byte for byte, with every built-in file that it uses.
 
-    What it uses and the project has already stays as it is. Raises NotFoundError, and CannotCreateError if there is a
-    loop of that name.
+    With `called` it gets that name in place of its own. What it uses and the project has already stays as it is. Raises
+    NotFoundError, UsageError (a name that can't be), and CannotCreateError if there is a loop of that name.
     """
     source = library.resolve(name, built_in=True)
-    name = _stem(source.relative_to(library.bundled))
+    name = called or _stem(source.relative_to(library.bundled))
+    check_name(name)
     refuse_existing(library, name)
     copied, kept = [], []
     for path in [source, *_needs(library, source)]:
-        target = library.loops / path.relative_to(library.bundled)
+        own = called is not None and path == source
+        target = library.loops / (f"{name}.yaml" if own else path.relative_to(library.bundled))
         if path != source and target.exists():
             kept.append(target)
         else:
-            _write_new(target, path.read_bytes())
+            data = path.read_bytes()
+            _write_new(target, _named(data, name) if own else data)
             copied.append(target)
     return Installed(name, tuple(copied), tuple(kept))
+
+
+def _named(data: bytes, name: str) -> bytes:
+    """A loop file under another name."""
+    text = data.decode()
+    link = next(one for one in links_of(text) if one.kind == "name")
+    return f"{text[: link.start]}{link.written(name.rpartition('/')[2])}{text[link.end :]}".encode()
 
 
 def refuse_existing(library: Library, name: str) -> None:
