@@ -31,19 +31,18 @@ OF_CORE_FOR_CLI = frozenset(
     {
         "model",
         "events",
+        "drawing",
         "endings",
         "effects",
         "frame",
         "snapshot",
-        "diagram",
         "simulate",
         "hosts",
-        "cells",
-        "drawing",
-        "facets",
         "nearest",
     }
 )
+BELOW_SESSION = ("children", "locking", "worktrees", "journals", "agents", "performing")
+"""The packages of `run` that know nothing of sessions and handles, from the bottom up."""
 PURE_TEXT = """
     __future__ abc ast bisect codecs collections contextlib copy dataclasses datetime decimal difflib enum fractions
     functools hashlib heapq html itertools json keyword ll_loop math msgspec numbers operator re shlex statistics string
@@ -89,6 +88,14 @@ def test_imports_point_one_way(path: Path) -> None:
     names = {entry.name.removesuffix(".py") for entry in SOURCE.iterdir()}
     wrong = [(line, f"{layer}.{rest}") for line, layer, rest in own_imports(path) if layer in names - allowed]
     assert wrong == []
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if part_of(path) == "run"], ids=shown)
+def test_packages_of_the_runtime_import_only_those_below_them(path: Path) -> None:
+    package = path.relative_to(SOURCE).parts[1]
+    if package in BELOW_SESSION:
+        allowed = {*BELOW_SESSION[: BELOW_SESSION.index(package) + 1], "files"}
+        assert {rest.split(".")[0] for _, layer, rest in own_imports(path) if layer == "run"} <= allowed
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if part_of(path) in ("core", "errors")], ids=shown)

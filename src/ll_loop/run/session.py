@@ -32,7 +32,6 @@ from .agents.asking import known_hints
 from .agents.circuit import Circuit
 from .agents.traffic import Traffic
 from .bus import Bus, Reader
-from .calls import Calls
 from .children import procs
 from .children.process import Spawner
 from .children.tree import Grace
@@ -41,6 +40,7 @@ from .handle import RunHandle
 from .inputs import exports_of, nesting_of, own_sources, runs_above
 from .ipc.control import Control
 from .journals import best_effort, recovery
+from .journals.calls import Calls
 from .journals.journal import Committer
 from .journals.recovery import StoredRun, identity_to_json
 from .journals.request import Request, limits, new_run_id

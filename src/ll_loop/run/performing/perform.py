@@ -29,7 +29,7 @@ from ...core.variables import PREFIXES
 from ...errors import CannotCreateError, StorageError
 from ...files.config.settings import Settings
 from ...files.library import Library
-from .. import calls, files
+from .. import files
 from ..agents.asking import Asking
 from ..agents.hosting import Hosts
 from ..agents.traffic import Tell, Traffic
@@ -37,6 +37,7 @@ from ..children.pipes import Stream
 from ..children.process import Command, Finished, Spawner
 from ..children.procs import Identity
 from ..children.tree import Grace
+from ..journals import calls
 from ..journals.journal import Journal
 from ..worktrees import git
 from . import exports, testfiles

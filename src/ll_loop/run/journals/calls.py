@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.effects import RunAction
-from ..core.secrets import Secrets
-from ..errors import StorageError
-from .journals import recovery
-from .journals.journal import as_read_back
-from .journals.recovery import StoredRun
-from .journals.request import Request
+from ...core.effects import RunAction
+from ...core.secrets import Secrets
+from ...errors import StorageError
+from . import recovery
+from .journal import as_read_back
+from .recovery import StoredRun
+from .request import Request
 
 ACTION = "LL_LOOP_ACTION"
 """The variable that tells a call of which attempt it is, and at what."""
