@@ -44,9 +44,9 @@ OF_CORE_FOR_CLI = frozenset(
 BELOW_SESSION = ("children", "locking", "worktrees", "journals", "agents", "performing")
 """The packages of `run` that know nothing of sessions and handles, from the bottom up."""
 PURE_TEXT = """
-    __future__ abc ast bisect codecs collections contextlib copy dataclasses datetime decimal difflib enum fractions
-    functools hashlib heapq html itertools json keyword ll_loop math msgspec numbers operator re shlex statistics string
-    struct textwrap types typing unicodedata zlib
+    __future__ abc ast binascii bisect codecs collections contextlib copy dataclasses datetime decimal difflib enum
+    fractions functools hashlib heapq html itertools json keyword ll_loop math msgspec numbers operator re shlex
+    statistics string struct textwrap types typing unicodedata zlib
 """
 PURE = frozenset(PURE_TEXT.split())
 """Modules that neither read a clock, nor draw a number, nor touch a file."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
+from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pytest
 from anyio import to_thread
@@ -149,6 +152,44 @@ def test_secrets_of_sub_loops_are_kept_too(project: Project) -> None:
     assert (log.count("***LL_CTX_api_key@child***"), log.count("***LL_CTX_api_key***")) == (2, 1)
 
 
+FRESH = "fresh-7f3a9c51d2"
+CAPTURING = """\
+name: one
+initial: get
+scope: [src]
+states:
+  get: {action: "printf '%s-%s\\n' fresh 7f3a9c51d2 | tee -a got.txt", capture: NAME, next: use}
+  use:
+    action: |
+      test -e go || { touch go; kill -9 $PPID; sleep 30; }
+      echo "with ${captured.NAME.output}" | tee -a got.txt
+    next: done
+  done: {terminal: true}
+"""
+
+
+def test_what_is_captured_under_a_secret_name_is_secret_from_then_on(project: Project) -> None:
+    (project.loops / "one.yaml").write_text(CAPTURING.replace("NAME", "api_token"))
+    assert _run(project, "run", "one").returncode == -9
+    said = [_run(project, *words) for words in (["resume"], ["why", "latest"], ["logs", "latest"], ["history", "-j"])]
+    assert said[0].returncode == 75
+    assert b"--from get" in said[0].stderr
+    said.append(_run(project, "resume", "latest", "--from", "get"))
+    assert said[-1].returncode == 0, said[-1].stderr
+    assert project.lines("got.txt") == [FRESH, FRESH, f"with {FRESH}"]
+    files = [path for path in project.loops.rglob("*") if path.is_file() and path.suffix != ".yaml"]
+    texts = [path.read_bytes() for path in files] + [one.stdout + one.stderr for one in said]
+    assert not any(FRESH.encode() in text for text in texts)
+    assert any(b"with ***LL_CAP_api_token***" in text for text in texts)
+
+
+@pytest.mark.parametrize(("name", "output"), [("secret_scan", "no thing"), ("api_token", "no 'login here'")])
+def test_a_capture_that_holds_no_secret_keeps_nobody_from_going_on(project: Project, name: str, output: str) -> None:
+    (project.loops / "one.yaml").write_text(CAPTURING.replace("NAME", name).replace("fresh 7f3a9c51d2", output))
+    assert _run(project, "run", "one").returncode == -9
+    assert _run(project, "resume").returncode == 0
+
+
 async def test_a_live_run_tells_no_secret_to_anybody(project: Project) -> None:
     project.loop("one", "touch here; sleep 30", head=f"context: {{db: {{password: '{KEY}'}}}}\n")
     (project.loops / "one.yaml").write_text(
@@ -211,8 +252,32 @@ def test_short_and_common_values_are_no_secrets(project: Project) -> None:
     assert "abc changeme /usr" in (project.run_folders()[0] / "output.log").read_text()
 
 
-def test_a_value_in_a_url_is_found() -> None:
-    assert Secrets({"A": "a/b c=d&é+"}).text("?x=a%2Fb%20c%3Dd%26%C3%A9%2B&y") == "?x=***&y"
+ODD = 'a/b c="d"&é+'
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        quote(ODD, safe=""), quote(ODD), quote_plus(ODD), quote(ODD, safe="!'()*").lower(), json.dumps(ODD)[1:-1],
+        json.dumps(json.dumps({"x": ODD})), b64encode(ODD.encode()).decode(), urlsafe_b64encode(ODD.encode()).decode(),
+    ],
+)  # fmt: skip
+def test_a_value_is_found_as_urls_json_and_base64_write_it(form: str) -> None:
+    secrets = Secrets({"A": ODD})
+    masked = secrets.text(f"?x={form}&y")
+    assert "***A:" in masked
+    assert not {"a/b", "a%2fb", ODD[-4:], b64encode(ODD.encode()).decode()[:6]} & {masked, masked.lower()}
+    assert secrets.restored(masked) == f"?x={form}&y"
+
+
+@given(st.binary(max_size=20), st.binary(max_size=20))
+def test_a_value_within_base64_is_found_wherever_it_stands(before: bytes, after: bytes) -> None:
+    value = "ghp_Zx81yW3v5T7r9Q"
+    text = b64encode(before + value.encode() + after).decode()
+    masked = Secrets({"A": value}).text(text)
+    assert "***A:base64" in masked
+    around = [b64decode(f"{part}==="[: (len(part) + 3) // 4 * 4]) for part in re.split(r"\*\*\*.*?\*\*\*", masked)[:1]]
+    assert all(value.encode()[:3] not in part for part in around)
 
 
 def test_every_line_of_a_key_of_several_lines_is_found() -> None:
@@ -258,6 +323,18 @@ def _texts(value: Any) -> Any:
     if isinstance(value, list):
         return [_texts(item) for item in value]
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def test_half_a_secret_at_the_end_of_an_excerpt_is_hidden(tmp_path: Path) -> None:
+    token = "ghp_Zx81yW3v5T7r9Q"
+    journal = Journal(tmp_path, "r", "loop", lambda record: None)
+    journal.secrets = Secrets({"API_TOKEN": token})
+    words = "so it goes " * 60
+    journal.append("action_complete", {"output_preview": token[6:] + words, "stderr_preview": words + token[:10]})
+    journal.close()
+    [record] = read(tmp_path / NAME).records
+    assert record["output_preview"] == f"***API_TOKEN***{words}"
+    assert record["stderr_preview"] == f"{words}***API_TOKEN***"
 
 
 def test_words_of_the_journal_itself_are_no_secrets(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from .hosts.turn import Reply
 from .model import McpTool, Shell, State
 from .move import EndRun, Move, Wait, assign, explain
 from .retries import class_of
+from .secrets import secret_capture
 from .template import HeredocCollision, TemplateError, render_value
 
 DEFAULT_TIMEOUT = 3600.0
@@ -81,6 +82,7 @@ def launch(
         state.scopes,
         state.patience,
         _visit(move),
+        secret_capture(state.capture),
     )  # fmt: skip
     return Wait(action, after)
 

@@ -33,7 +33,8 @@ class RunAction(Struct, frozen=True):
     With `arguments`, `text` is `SERVER/TOOL`: a tool of an MCP server to call with them. `loop` and `depth` tell which
     (sub-)loop the state belongs to. With `scopes`, only these credentials of the environment are passed on. A prompt
     that would have to wait for a rate limit longer than its `patience` is turned away. `visit` is which entry
-    of which state it is, the same for all attempts at it, and another for everything else in the run.
+    of which state it is, the same for all attempts at it, and another for everything else in the run. What it prints is
+    a `secret` if it is kept under this variable.
     """
 
     text: str
@@ -51,6 +52,7 @@ class RunAction(Struct, frozen=True):
     scopes: tuple[str, ...] | None = None
     patience: float = RateLimit().max_wait
     visit: str = ""
+    secret: str = ""
 
 
 class AskModel(Struct, frozen=True):

@@ -82,6 +82,10 @@ PLAIN = frozenset(
 )  # fmt: skip
 """Fields of records that the engine itself goes by: nothing in them is anybody's secret."""
 
+CUT = frozenset({"output_preview", "stderr_preview", "llm_prompt", "llm_raw_output", "raw_preview"})
+"""Fields of records that show a part of a text, if they are not shorter than `LONG` characters."""
+LONG = 250
+
 
 class Journal:
     """One run's journal, open for appending. One process has it at a time (an exclusive `flock`).
@@ -181,6 +185,9 @@ class Journal:
             self._listener(record)
 
     def _masked(self, record: Record) -> Record:
+        for key in CUT & record.keys():
+            if record[key] and len(record[key]) >= LONG:
+                record[key] = self.secrets.excerpt(record[key])
         if not self.secrets.are_in(encode(record)):
             return record
         mask = self.secrets.document

@@ -14,7 +14,8 @@ from ...core.effects import RunAction
 from ...core.frame import Frame
 from ...core.model import EMPTY, Loop
 from ...core.replay import Load, Replayed, ReplayError, replay
-from ...core.secrets import Secrets, marks_in, sub_loop_secrets
+from ...core.secrets import Secrets, marked_by, marks_in, sub_loop_secrets
+from ...core.variables import CAPTURED
 from ...errors import RefusedError, UsageError
 from ...files.library import Library
 from ..children import procs
@@ -33,6 +34,8 @@ def rebuild(
     """
     _refuse_if_over(run, from_state)
     secrets = secrets_known(run, library, env)
+    if from_state is None:
+        _refuse_lost_captures(run, secrets)
     records = list(map(secrets.restored, run.text.records)) if secrets else run.text.records
     loop, load = loaded(run, library, records)
     replayed = replay(loop, records, load)
@@ -52,6 +55,19 @@ def secrets_known(run: StoredRun, library: Library, env: Mapping[str, str]) -> S
         if record["event"] == "loop_defined" and any("@" in mark for mark in marks_in(record["definition"]["context"])):
             secrets = secrets.and_more(sub_loop_secrets(library.load(record["definition"]["path"]).loop))
     return secrets
+
+
+def _refuse_lost_captures(run: StoredRun, secrets: Secrets) -> None:
+    """RefusedError if the run captured a secret, which was written down nowhere."""
+    state = ""
+    for record in run.text.records:
+        state = record["state"] if record["event"] == "state_enter" else state
+        name = marked_by(record["answer"].get("output") or "") if record["event"] == "outcome" else ""
+        if name.startswith(CAPTURED) and name not in secrets.values:
+            raise RefusedError(
+                f"run {run.run_id} needs the secret again that {state} captured: it was written down nowhere",
+                hint=f"have it captured again: `ll-loop resume {run.run_id} --from {state}`",
+            )
 
 
 def _refuse_if_over(run: StoredRun, from_state: str | None) -> None:

@@ -24,7 +24,7 @@ from ...core import effects
 from ...core.definition import definition_to_json
 from ...core.failures import MARKERS, marked_lines
 from ...core.model import EMPTY
-from ...core.secrets import Masking, sub_loop_secrets
+from ...core.secrets import Masking, mark_of, secret_in, sub_loop_secrets
 from ...core.variables import PREFIXES
 from ...errors import CannotCreateError, StorageError
 from ...files.config.settings import Settings
@@ -203,6 +203,12 @@ class Actions:
                 assert_never(effect)
 
     async def _run(self, action: effects.RunAction) -> effects.ActionDone:
+        done = await self._done(action)
+        if action.secret:
+            self._journal.secrets = self._journal.secrets.and_capture(action.secret, secret_in(done.output))
+        return done
+
+    async def _done(self, action: effects.RunAction) -> effects.ActionDone:
         if action.prompt:
             return await self._prompt(action)
         self._allow(costs=False)
@@ -334,19 +340,22 @@ class _Hearer:
         self._journal = journal
         self._log = log
         self._action = action
+        self._withheld = mark_of(action.secret) if action.secret else ""
         self._fd = -1
 
     def lines(self, batch: list[str]) -> None:
         append, loop, depth = self._journal.append, self._action.loop, self._action.depth
         for line in batch:
-            append("action_output", {"line": line.rstrip()}, loop=loop, depth=depth)
+            append("action_output", {"line": self._withheld or line.rstrip()}, loop=loop, depth=depth)
         self._journal.flush()
         text = "\n".join(batch)
         if len(self.marked) < MOST_MARKED and any(marker in text for marker in MARKERS):
             self.marked += marked_lines(batch)
 
     def raw(self, stream: Stream, data: bytes) -> None:
-        if self._journal.secrets:
+        if self._withheld and stream == "stdout":
+            data = f"{self._withheld}\n".encode()
+        elif self._journal.secrets:
             masking = self._masking.setdefault(stream, self._journal.secrets.masking())
             data = masking.feed(data)
         self._write(data)
