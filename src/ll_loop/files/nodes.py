@@ -394,8 +394,7 @@ class _Reader:
         try:
             return _Anchored(construct(yaml.ScalarNode(tag, text)), 1, _as_word(text))
         except (ValueError, KeyError, OverflowError, yaml.YAMLError):
-            kind = tag.removeprefix(_TAG)
-            message = f"`{text[:40]}` looks like a {kind} but is none"
+            message = f"`{text[:40]}` is no valid {tag.removeprefix(_TAG)}"
             self._complain(self._mark(event), "load.yaml-syntax", message, hint="put it in quotes if it is text")
             return _Anchored(text, 1, None)
 
