@@ -89,6 +89,15 @@ async def test_a_captured_line_has_no_line_end_and_keeps_those_inside(project: P
     assert outputs(project, result)[-3:] == ["[1]", "[1", "2]"]
 
 
+async def test_every_kind_of_line_end_is_one(project: Project) -> None:
+    bars = r'printf "10%%\r20%%\rdos\r\nunix\n\r\n"; printf "e\r\n" >&2'
+    text = f"states:\n  a: {{action: '{bars}', capture: k, next: b}}\n"
+    show = 'printf %s "${captured.k.output}" | tr "\\n" ,; printf %s ${captured.k.stderr:shell} | od -An -c'
+    write(project, f"{text}  b: {{action: '{show}', next: done}}\n  done: {{terminal: true}}\n")
+    result, _ = await run(project)
+    assert outputs(project, result) == ["10%", "20%", "dos", "unix", "", "10%,20%,dos,unix   e  \\n"]
+
+
 async def test_the_run_folder_is_absolute_wherever_the_project_was_named_from(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,11 @@ class LineSplitter:
         return pieces
 
 
+def plain_ends(text: str) -> str:
+    """The text with LF for every line end: CR LF, and the CR with which a progress bar goes back, are one too."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
 class _Kept:
     """The first and the last `keep` bytes of a stream."""
 

@@ -33,7 +33,7 @@ from .. import files
 from ..agents.asking import Asking
 from ..agents.hosting import Hosts
 from ..agents.traffic import Tell, Traffic
-from ..children.pipes import Stream
+from ..children.pipes import Stream, plain_ends
 from ..children.process import Command, Finished, Spawner
 from ..children.procs import Identity
 from ..children.tree import Grace
@@ -345,10 +345,11 @@ class _Hearer:
 
     def lines(self, batch: list[str]) -> None:
         append, loop, depth = self._journal.append, self._action.loop, self._action.depth
+        text = plain_ends("\n".join([*batch, ""]))
+        batch = text.split("\n")[:-1]
         for line in batch:
             append("action_output", {"line": self._withheld or line.rstrip()}, loop=loop, depth=depth)
         self._journal.flush()
-        text = "\n".join(batch)
         if len(self.marked) < MOST_MARKED and any(marker in text for marker in MARKERS):
             self.marked += marked_lines(batch)
 
@@ -396,14 +397,14 @@ def _done(ended: Finished, marked: list[str], cwd: str) -> effects.ActionDone:
     duration = round(ended.duration * 1000)
     if ended.workdir_gone:
         return effects.ActionDone(126, stderr=ended.spawn_error or "", duration_ms=duration, workdir=cwd)
-    stderr = ended.stderr.text
+    stderr = plain_ends(ended.stderr.text)
     if ended.spawn_error is not None:
         stderr = f"Action failed: {ended.spawn_error}"
     elif ended.timeout_kind and not stderr:
         stderr = "Action timed out" if ended.timeout_kind == "wall" else "Action idle-timed out"
     return effects.ActionDone(
         exit_code=ended.exit_code,
-        output=ended.stdout.text,
+        output=plain_ends(ended.stdout.text),
         stderr=stderr,
         duration_ms=duration,
         timeout_kind=ended.timeout_kind,
