@@ -415,6 +415,29 @@ def test_the_list_can_be_narrowed(ll: Ll, project: Path) -> None:
     assert ll("list", "--category", "none", "-j").json == []
 
 
+@pytest.mark.parametrize(
+    ("words", "own"),
+    [
+        ([], {"counter"}),
+        (["--all"], {"counter", "hidden", "wf"}),
+        (["--visibility", "internal"], {"hidden"}),
+        (["--internal"], {"hidden"}),
+        (["--visibility", "draft"], {"wf"}),
+        (["--drafts"], {"wf"}),
+        (["--examples"], set()),
+    ],
+)
+def test_internal_loops_and_drafts_are_listed_when_asked_for(
+    ll: Ll, project: Path, words: list[str], own: set[str]
+) -> None:
+    text = "visibility: {}\ndescription: d\ninitial: a\nstates: {{a: {{terminal: true}}}}\n"
+    (project / ".loops/hidden.yaml").write_text("name: hidden\n" + text.format("internal"))
+    (project / ".loops/runs/wf").mkdir(parents=True)
+    (project / ".loops/runs/wf/workflow.yaml").write_text("name: inner\n" + text.format("public"))
+    found = {entry["name"] for entry in ll("list", *words, "-j").json if not entry.get("built_in")}
+    assert found & {"counter", "hidden", "wf"} == own
+
+
 def test_a_loop_can_be_shown_as_text_as_json_and_as_a_diagram(ll: Ll) -> None:
     assert "    yes -> done" in ll("show", "counter").out.splitlines()
     assert "  tries (10): " in ll("show", "retry-until").out

@@ -12,6 +12,7 @@ import asyncclick as click
 
 from . import options
 
+TIERS = ("public", "internal", "example", "draft", "all")
 FORMATS = ("text", "json", "github", "sarif")
 SCENARIOS = ("all-pass", "all-fail", "all-error", "first-fail", "alternating")
 
@@ -179,12 +180,16 @@ async def validate(
 @click.option("--builtin", is_flag=True, help="Only the built-in loops.")
 @click.option("-c", "--category", help="Only loops of this category.")
 @click.option("--label", "labels", multiple=True, help="Only loops with this label. May be given again: any of them.")
-@click.option("-a", "--all", "everything", is_flag=True, help="Also internal loops, examples and drafts.")
+@click.option("-a", "--all", "tier", flag_value="all", help="Also internal loops, examples and drafts.")
+@click.option("--visibility", "tier", type=click.Choice(TIERS), default="public", help="Only such loops.")
+@click.option("--internal", "tier", flag_value="internal", hidden=True)
+@click.option("--examples", "tier", flag_value="example", hidden=True)
+@click.option("--drafts", "tier", flag_value="draft", hidden=True)
 @click.option("--running", is_flag=True, help="The runs that are not over instead, as `ll-loop status` lists them.")
 @options.as_json
 @options.project
 async def list_loops(
-    builtin: bool, category: str | None, labels: tuple[str, ...], everything: bool, running: bool, as_json: bool,
+    builtin: bool, category: str | None, labels: tuple[str, ...], tier: str, running: bool, as_json: bool,
     project: Path | None,
 ) -> int:  # fmt: skip
     """List the loops that can be run: the project's own, then the built-in ones."""
@@ -194,7 +199,7 @@ async def list_loops(
         return await past.status(None, as_json, project)
     from . import look
 
-    return look.list_loops(look.Wanted(builtin, category, labels, everything), as_json, project)
+    return look.list_loops(look.Wanted(builtin, category, labels, tier), as_json, project)
 
 
 @click.command()

@@ -40,7 +40,8 @@ class Wanted(Struct, frozen=True):
     built_in: bool = False
     category: str | None = None
     labels: tuple[str, ...] = ()
-    everything: bool = False
+    tier: str = "public"
+    """A word of `visibility`, `draft` or `all`."""
 
     def fits(self, entry: Entry) -> bool:
         labels = {label.lower() for label in self.labels}
@@ -48,7 +49,7 @@ class Wanted(Struct, frozen=True):
             (entry.built_in or not self.built_in)
             and self.category in (None, entry.category)
             and (not labels or bool(labels & {label.lower() for label in entry.labels}))
-            and (self.everything or entry.visibility == "public")
+            and self.tier in ("all", entry.visibility)
         )
 
 

@@ -224,14 +224,15 @@ class Library:
         head = self._head(path, ())
         if head is None or not has_required(head):
             return None
-        labels = head.get("labels")
+        labels, place = head.get("labels"), path.relative_to(folder)
+        is_draft = not built_in and place.parts[0] == "runs"
         return Entry(
-            name=_catalogue_name(path.relative_to(folder)),
+            name=_catalogue_name(place),
             path=path,
             description=str(head.get("description") or "").strip(),
             category=str(head.get("category") or ""),
             labels=tuple(str(label) for label in labels) if isinstance(labels, list) else (),
-            visibility=str(head.get("visibility") or "public"),
+            visibility="draft" if is_draft else str(head.get("visibility") or "public"),
             built_in=built_in,
         )
 
