@@ -246,6 +246,28 @@ async def test_an_action_with_scopes_sees_only_the_credentials_that_it_names(pro
     assert not os.path.exists(seen["GH_CONFIG_DIR"])  # noqa: ASYNC240 - a look, not a wait
 
 
+@pytest.mark.parametrize(
+    ("switches", "scopes", "lacks", "told_of"),
+    [
+        ("FORCE_ALLOW", "capture: x", ["MY_SETTING", "OPENAI_API_KEY"], ""),
+        ("FORCE_ALLOW", "scopes: [openai-api]", ["MY_SETTING"], ""),
+        ("REPORT", "capture: x", [], ""),
+        ("REPORT", "scopes: [openai-api]", [], "ANTHROPIC_API_KEY, LL_API_TOKEN, MY_SETTING"),
+        ("FORCE_ALLOW REPORT", "capture: x", [], "ANTHROPIC_API_KEY, LL_API_TOKEN, MY_SETTING, OPENAI_API_KEY"),
+    ],
+)
+async def test_the_environment_of_every_action_can_be_cut_down_or_only_told(
+    project: Project, switches: str, scopes: str, lacks: list[str], told_of: str
+) -> None:
+    loop(project, "env > out", scopes)
+    result = await run(project, SECRETS | {f"LL_ENV_PROJECTION_{switch}": "1" for switch in switches.split()})
+    seen = {line.partition("=")[0] for line in project.lines("out")}
+    own = {"MY_SETTING", "OPENAI_API_KEY"}
+    assert (own - seen, {"LL_PLAIN", "PATH"} - seen) == (set(lacks), set())
+    said = [warning["message"] for warning in told(project, result, "warning")]
+    assert said == ([f"the action would not see these variables: {told_of}"] if told_of else [])
+
+
 async def test_the_github_scope_passes_the_token_on(project: Project) -> None:
     loop(project, 'echo "$GH_TOKEN" > out', "scopes: [github]")
     assert (await run(project, {**SECRETS, "GITHUB_TOKEN": "real"})).exit_code == 0

@@ -1,7 +1,9 @@
 """What a shell action with `scopes` sees of the environment: a plain base, and the credentials that it names.
 
-Without `scopes` an action sees everything. With them, a tool that looks for a GitHub login elsewhere finds none: its
-configuration folder is empty, and its token is a dummy unless `github` is among the scopes.
+Without `scopes` an action sees everything, unless `LL_ENV_PROJECTION_FORCE_ALLOW` is 1: then it sees the plain base.
+`LL_ENV_PROJECTION_REPORT` 1 leaves every variable where it is, and tells what would go. With scopes, a tool that looks
+for a GitHub login elsewhere finds none: its configuration folder is empty, and its token is a dummy unless `github` is
+among the scopes.
 """
 
 from __future__ import annotations
@@ -41,6 +43,9 @@ _NO_TOKEN = "ll-loop-no-github-token"
 _ASKING = 10.0
 
 
+_FORCED, _REPORTED = "LL_ENV_PROJECTION_FORCE_ALLOW", "LL_ENV_PROJECTION_REPORT"
+
+
 class CredentialMissing(LoopError):  # noqa: N818 - says what happened
     """A credential that an action asks for is not there."""
 
@@ -61,9 +66,27 @@ async def scoped(env: Mapping[str, str], scopes: tuple[str, ...], spawner: Spawn
 
 
 def projected(env: Mapping[str, str], scopes: tuple[str, ...]) -> dict[str, str]:
-    """The part of `env` that these scopes let through."""
-    named = {name for scope in scopes for name in SCOPES.get(scope, ())}
-    return {name: value for name, value in env.items() if name in named or _is_plain(name)}
+    """The part of `env` that these scopes let through, or all of it where that is only to be reported."""
+    if env.get(_REPORTED) == "1":
+        return dict(env)
+    return {name: value for name, value in env.items() if _passes(name, scopes)}
+
+
+def unscoped(env: Mapping[str, str]) -> Mapping[str, str]:
+    """What an action without scopes sees."""
+    return projected(env, ()) if env.get(_FORCED) == "1" else env
+
+
+def report(env: Mapping[str, str], scopes: tuple[str, ...] | None) -> str:
+    """Which variables an action would not see, where that is only to be reported; else nothing."""
+    if env.get(_REPORTED) != "1" or (scopes is None and env.get(_FORCED) != "1"):
+        return ""
+    names = ", ".join(sorted(name for name in env if not _passes(name, scopes or ())))
+    return f"the action would not see these variables: {names}" if names else ""
+
+
+def _passes(name: str, scopes: tuple[str, ...]) -> bool:
+    return _is_plain(name) or any(name in SCOPES.get(scope, ()) for scope in scopes)
 
 
 def _is_plain(name: str) -> bool:

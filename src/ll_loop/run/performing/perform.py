@@ -40,8 +40,7 @@ from ..children.tree import Grace
 from ..journals import calls
 from ..journals.journal import Journal
 from ..worktrees import git
-from . import exports, testfiles
-from .credentials import CredentialMissing, scoped
+from . import credentials, exports, testfiles
 from .desk import Desk
 from .exports import Exports
 from .mcp_tool import Caller
@@ -117,7 +116,7 @@ class Actions:
         self._cwd = cwd
         self._env = env
         self._own = {key: value for key, value in {**env, "PWD": str(cwd)}.items() if not key.startswith(PREFIXES)}
-        self._encoded = _encoded(self._own)
+        self._encoded = _encoded(credentials.unscoped(self._own))
         self._exports = Exports(log.parent / f"{exports.FOLDER}{room}", self._encoded)
         self._bash = shutil.which("bash", path=env.get("PATH")) or "bash"
         self._desk = desk
@@ -214,12 +213,17 @@ class Actions:
         self._allow(costs=False)
         if action.arguments is not None:
             return await self._call_tool(action)
+        done = await self._run_scoped(action)
+        told = credentials.report(self._own, action.scopes)
+        return replace(done, note="; ".join(filter(None, (done.note, told)))) if told else done
+
+    async def _run_scoped(self, action: effects.RunAction) -> effects.ActionDone:
         if action.scopes is None:
             return await self._run_in(action, self._encoded)
         try:
-            async with scoped(self._own, action.scopes, self._spawner) as seen:
+            async with credentials.scoped(self._own, action.scopes, self._spawner) as seen:
                 return await self._run_in(action, _encoded(seen))
-        except CredentialMissing as error:
+        except credentials.CredentialMissing as error:
             return effects.ActionDone(1, stderr=f"Action failed: {error}")
 
     async def _run_in(self, action: effects.RunAction, env: Mapping[bytes, bytes]) -> effects.ActionDone:
