@@ -31,7 +31,7 @@ from ..run.journals.rebuild import doubt, rebuild
 from ..run.journals.recovery import failed_requests, resumable_runs
 from ..run.journals.request import Request, RunResult
 from ..run.performing.probes import load_loop
-from ..run.preparing import InDoubt
+from ..run.preparing import Changes, InDoubt
 from ..run.session import Session
 from .project import library_of, runs_of
 
@@ -109,8 +109,9 @@ def resume(
     if from_state is not None and len(found) > 1:
         ids = ", ".join(run.run_id for run in found)
         raise UsageError(f"{len(found)} runs would go on from `{from_state}`: {ids}", hint="say which one")
-    more: dict[str, Any] = {"wishes": wishes, "in_doubt": in_doubt or EMPTY, "from_state": from_state}
-    return session.resume_all(found, **caps, delay=delay, context=context, **more)
+    changes: Changes = {"delay": delay, "context": context, "wishes": wishes, "from_state": from_state}
+    changes |= {"max_steps": max_steps, "max_iterations": max_iterations, "in_doubt": in_doubt or EMPTY}
+    return session.resume_all(found, **changes)
 
 
 def _given(**asked: Any) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ..core import machine
 from ..core.context import Overrides, replacing
 from ..core.definition import definition_to_json
 from ..core.frame import Frame
-from ..core.model import Loop, OnResume
+from ..core.model import EMPTY, Loop, OnResume
 from ..core.replay import Replayed, start_in
 from ..errors import RefusedError
 from ..files.config.load import Config
@@ -30,6 +30,18 @@ from .purse import Purse
 
 InDoubt = OnResume | Mapping[str, OnResume]
 """What to do with actions that were cut off: one word for all, or one by run id."""
+
+
+class Changes(TypedDict, total=False):
+    """What is to be otherwise when a run goes on: see `Session.resume`."""
+
+    max_steps: int | None
+    max_iterations: int | None
+    delay: float | None
+    context: Overrides
+    wishes: Mapping[str, Any]
+    in_doubt: InDoubt
+    from_state: str | None
 
 
 class Preparing:
@@ -95,25 +107,19 @@ class Preparing:
         there.finish(result)
         return there
 
-    def again(
-        self,
-        stored: StoredRun,
-        raised: Mapping[str, Any],
-        in_doubt: InDoubt,
-        from_state: str | None,
-        context: Overrides = (),
-    ) -> RunHandle:
+    def again(self, stored: StoredRun, changes: Changes) -> RunHandle:
         """A handle for a run that is to go on; raises if it cannot: see `Session.resume`."""
+        from_state = changes.get("from_state")
         replayed = rebuild.rebuild(stored, self._library, self._env, from_state=from_state)
         created = replayed.created or stored.created
         refuse_missing(stored.run_id, [created["context"], created["env"]], created.get("withheld", ()))
-        raised = {**replayed.raised, **raised}
+        request = Request.from_json(created["request"])
+        told = self._told(stored, replayed, request, changes.get("in_doubt", EMPTY), from_state)
+        known = created["context"] if replayed.run is None else replayed.run.root.context
+        raised = {**replayed.raised, **_replaced(changes)}
         if self._shared:
             raised["shared" if "shared" in created["overrides"] else "budget"] = self._shared
-        request = Request.from_json(created["request"])
-        told = self._told(stored, replayed, request, in_doubt, from_state)
-        known = created["context"] if replayed.run is None else replayed.run.root.context
-        if values := as_read_back(replacing(known, context)):
+        if values := as_read_back(replacing(known, changes.get("context", ()))):
             refuse_new_secrets(values, request.secrets)
             raised["values"] = {**replayed.raised.get("values", {}), **values}
         if from_state is None:
@@ -216,6 +222,17 @@ class Preparing:
         if known is None:
             known = self._named[loop.fingerprint] = named_env(loop, self._env)
         return known
+
+
+def _replaced(changes: Changes) -> dict[str, Any]:
+    """What a resume puts in the place of the loop's own, by the names of `machine.REPLACED`."""
+    given = {
+        "max_steps": changes.get("max_steps"),
+        "max_iterations": changes.get("max_iterations"),
+        "backoff": changes.get("delay"),
+        "wishes": dict(changes.get("wishes", EMPTY)) or None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _define(handle: RunHandle) -> None:

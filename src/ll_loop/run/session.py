@@ -14,14 +14,13 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import anyio
 import anyio.abc
 
-from ..core.context import Overrides
 from ..core.endings import exit_code_of, status_of
-from ..core.model import EMPTY, Budget, Ending, TerminatedBy
+from ..core.model import Budget, Ending, TerminatedBy
 from ..errors import CannotCreateError, LoopError, NotFoundError, RefusedError, UsageError
 from ..files.config.load import Config, load_config
 from ..files.config.places import PROJECT, WORKTREE
@@ -51,7 +50,7 @@ from .locking.locks import Locks, folds_case
 from .locking.mirror import Mirror
 from .performing.perform import Actions, Script
 from .performing.probes import memory_in_use
-from .preparing import InDoubt, Preparing
+from .preparing import Changes, Preparing
 from .purse import Purse
 from .results import cause_of, result_of, result_of_stored
 from .rooms import Rooms
@@ -356,18 +355,7 @@ class Session:
 
     # --- resuming ------------------------------------------------------------------------------------------
 
-    def resume(
-        self,
-        stored: StoredRun,
-        *,
-        max_steps: int | None = None,
-        max_iterations: int | None = None,
-        delay: float | None = None,
-        context: Overrides = (),
-        wishes: Mapping[str, Any] = EMPTY,
-        in_doubt: InDoubt = EMPTY,
-        from_state: str | None = None,
-    ) -> RunHandle:
+    def resume(self, stored: StoredRun, **changes: Unpack[Changes]) -> RunHandle:
         """Go on with a run that was interrupted or killed; what it left alive is ended first.
 
         `max_steps` and `max_iterations` replace its caps from here on, `delay` (seconds) the pause between its steps,
@@ -382,37 +370,14 @@ class Session:
         Raises RefusedError when it lives, has ended for good, ended at a cap or a budget that is not raised, or has an
         action in doubt about which its state wants somebody asked; `ReplayError` when its loop was changed.
         """
-        return self.resume_all(
-            [stored],
-            max_steps=max_steps,
-            max_iterations=max_iterations,
-            delay=delay,
-            context=context,
-            wishes=wishes,
-            in_doubt=in_doubt,
-            from_state=from_state,
-        )[0]
+        return self.resume_all([stored], **changes)[0]
 
-    def resume_all(
-        self,
-        stored: Iterable[StoredRun],
-        *,
-        max_steps: int | None = None,
-        max_iterations: int | None = None,
-        delay: float | None = None,
-        context: Overrides = (),
-        wishes: Mapping[str, Any] = EMPTY,
-        in_doubt: InDoubt = EMPTY,
-        from_state: str | None = None,
-    ) -> list[RunHandle]:
+    def resume_all(self, stored: Iterable[StoredRun], **changes: Unpack[Changes]) -> list[RunHandle]:
         """Go on with all of these runs or, if one of them cannot, with none: see `resume`."""
-        given = {"max_steps": max_steps, "max_iterations": max_iterations, "backoff": delay}
-        raised: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        raised |= {"wishes": dict(wishes)} if wishes else {}
         wanted = list(stored)
         if any(run.created["overrides"].keys() & {"shared", "budget"} for run in wanted):
             self._purse.remember_all(recovery.stored_runs(self.runs, recovery.run_ids(self.runs)))
-        taken = [self._preparing.again(run, raised, in_doubt, from_state, context) for run in wanted]
+        taken = [self._preparing.again(run, changes) for run in wanted]
         for handle in taken:  # one at a time: a thousand runs must not need a thousand open files
             handle.journal.open()
             handle.journal.close()
