@@ -448,6 +448,8 @@ def _loop(pick: Random, name: str, children: Sequence[str], most: int) -> Loop:
         on_max_iterations=pick.choice(maybe),
         max_edge_revisits=pick.choice((2, 100, 100)),
         timeout=pick.choice((None, None, 5)),
+        timeout_reserve=pick.choice((0, 3)),
+        on_timeout=pick.choice(maybe),
         backoff=pick.choice((0, 0, 2)),
         maintain=pick.random() < 0.2,
         circuit=pick.choice((None, circuit)),

@@ -187,6 +187,50 @@ def test_the_time_limit_is_looked_at_between_states_and_runs_the_pending_command
     """)
 
 
+RESERVE = "timeout: 9\ntimeout_reserve: 4\non_timeout: report\n"
+
+
+def test_in_its_reserve_of_time_a_run_starts_nothing_but_the_state_that_it_is_for(library: Library) -> None:
+    body = RESERVE + RING + "  report: {action: z, next: a}\n"
+    run, _ = drive(machine.begin(load(library, body), {}), World(takes={"a": 5}), stop_before="b")
+    assert run.top.state == "b"
+    _, told = play(load(library, body), World(takes={"a": 3, "b": 3, "report": 60}))
+    assert story(told)[5:] == lines("""
+        state_enter b 2
+        action_start y
+        action_complete 0
+        route b a
+        timeout_summary summary_state=report elapsed_seconds=6.0
+        state_enter report 3
+        action_start z
+        action_complete 0
+        route report a
+        loop_complete timeout a 3
+    """)
+
+
+def test_a_sub_loop_leaves_its_callers_reserve_alone_and_may_itself_be_what_that_is_for() -> None:
+    kid = Loop("kid", "c", {"c": State("c", Shell("x"), routes=Routes(next="c"))})
+    calls = {name: State(name, SubLoop("kid"), routes=Routes(on={"no": "a"})) for name in ("a", "report")}
+    loop = Loop("demo", "a", calls, timeout=9, timeout_reserve=4, on_timeout="report")
+    _, told = drive(machine.begin(loop, {}), World(loops={"kid": kid}, takes={"c": 1}))
+    entered = [line for line in story(told) if line.startswith(("> state_enter", "timeout_summary"))]
+    assert entered == lines("""
+        > state_enter c 1
+        > state_enter c 2
+        > state_enter c 3
+        > state_enter c 4
+        > state_enter c 5
+        > state_enter c 6
+        > state_enter c 7 flushed=True
+        timeout_summary summary_state=report elapsed_seconds=7.0
+        > state_enter c 1
+        > state_enter c 2
+        > state_enter c 3
+        > state_enter c 4 flushed=True
+    """)
+
+
 def test_exactly_at_the_time_limit_the_run_goes_on(library: Library) -> None:
     run, _ = drive(machine.begin(load(library, "timeout: 5\n" + RING), {}), World(takes={"a": 5}), stop_before="b")
     assert run.after == "action"

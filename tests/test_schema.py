@@ -37,8 +37,10 @@ _OF_SHAPE = """
     eval.type-unknown eval.required-field eval.operator eval.direction eval.tolerance eval.min-confidence
     eval.max-stall eval.epsilon eval.max-repeat params.type params.enum-values targets.file-extension
     doc.max-steps doc.max-iterations doc.max-edge-revisits doc.backoff doc.timeout doc.default-timeout
-    doc.default-idle-timeout llm.max-tokens llm.timeout llm.model-hint-value circuit.window circuit.recurrent-window
-    host-guard.pct-range host-guard.cooldown host-guard.on-pressure host-guard.budget-negative host-guard.on-budget
+    doc.default-idle-timeout doc.timeout-reserve llm.max-tokens llm.model-hint-value
+    circuit.window circuit.recurrent-window
+    llm.timeout host-guard.pct-range host-guard.cooldown host-guard.on-pressure
+    host-guard.budget-negative host-guard.on-budget
     prompt-size.warn-chars state.model-hint-value state.append-needs-interpolation state.scopes-unknown
     state.max-retries-range state.retryable-value state.rate-limit-retries-range state.rate-limit-backoff-range
     state.rate-limit-max-wait-range state.rate-limit-ladder-empty state.rate-limit-ladder-value state.throttle-value

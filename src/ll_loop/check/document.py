@@ -126,6 +126,13 @@ def handler_target(key: str) -> Find:
     return find
 
 
+def reserve_of_nothing(subject: Subject) -> Findings:
+    reserve, timeout = subject.number("timeout_reserve"), subject.number("timeout")
+    if reserve and (timeout is None or reserve >= timeout or not subject.data.text("on_timeout")):
+        message = "`timeout_reserve` is for nothing without a longer `timeout` and an `on_timeout`"
+        yield Finding(("timeout_reserve",), message, "it is the part of `timeout` that is kept for that state")
+
+
 # --- parameters ------------------------------------------------------------------------------------------
 
 

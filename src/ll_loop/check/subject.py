@@ -172,7 +172,7 @@ class Subject:
 
     @property
     def limit_handlers(self) -> frozenset[str]:
-        names = (self.data.text(key) for key in ("on_max_steps", "on_max_iterations"))
+        names = (self.data.text(key) for key in ("on_max_steps", "on_max_iterations", "on_timeout"))
         return frozenset(name for name in names if name)
 
     @property

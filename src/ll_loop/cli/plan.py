@@ -56,7 +56,8 @@ def caps_of(loop: Loop) -> Iterator[tuple[str, str]]:
         handler = f", then {loop.on_max_iterations}" if loop.on_max_iterations else ""
         yield "max iterations", f"{loop.max_iterations}{handler}"
     if loop.timeout is not None:
-        yield "timeout", f"{loop.timeout:g} s"
+        reserve = f", {loop.timeout_reserve:g} s of it for {loop.on_timeout}" if loop.on_timeout else ""
+        yield "timeout", f"{loop.timeout:g} s{reserve}"
     if loop.backoff:
         yield "delay", f"{loop.backoff:g} s"
 
@@ -105,6 +106,8 @@ def plan_to_json(handle: RunHandle) -> dict[str, Any]:
         "max_steps": loop.max_steps,
         "max_iterations": loop.max_iterations,
         "timeout": loop.timeout,
+        "timeout_reserve": loop.timeout_reserve or None,
+        "on_timeout": loop.on_timeout,
         "scope": list(handle.paths),
         "context": dict(handle.secrets.document(handle.context)),
         "states": {state.name: state_to_json(state) for state in loop.states.values()},

@@ -111,6 +111,7 @@ _NOTES: Mapping[str, Words] = {
     "retry_exhausted": lambda r: f"{r['state']}: no more retries after {r['retries']}, going to {r['next']}",
     "cycle_detected": lambda r: f"cycle: {r['from']} -> {r['to']} was taken {r['count']} times (limit {r['max']})",
     "stall_detected": lambda r: f"stall: {r['state']} gave {r['verdict']} again and again; {r['action']}",
+    "timeout_summary": lambda r: f"time is nearly up, running {r['summary_state']}",
     "max_steps_summary": lambda r: f"step limit reached, running {r['summary_state']}",
     "max_iterations_reached_summary": lambda r: f"pass limit reached, running {r['summary_state']}",
     "throttle_warn": lambda r: f"{r['state']} ran {r['count']} times in a row",

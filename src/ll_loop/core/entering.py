@@ -56,6 +56,8 @@ def _is_handler(frame: Frame) -> bool:
             return frame.state == frame.loop.on_max_steps
         case "max_iterations_reached":
             return frame.state == frame.loop.on_max_iterations
+        case "timeout":
+            return frame.state == frame.loop.on_timeout
         case None:
             return False
 

@@ -160,6 +160,10 @@ def max_iterations_summary(state: str, passes: int) -> tuple[str, Fields]:
     return "max_iterations_reached_summary", {"summary_state": state, "iteration_count": passes}
 
 
+def timeout_summary(state: str, elapsed: float) -> tuple[str, Fields]:
+    return "timeout_summary", {"summary_state": state, "elapsed_seconds": round(elapsed, 3)}
+
+
 def throttle_warn(state: str, count: int, normal: int, warn: int, hard: int) -> tuple[str, Fields]:
     return "throttle_warn", {
         "state": state, "count": count, "normal_max": normal, "warn_max": warn, "hard_max": hard,

@@ -16,7 +16,7 @@ from .effects import ActionDone, Answer, Effect
 from .model import EMPTY, Ending, Loop, State
 from .tally import Spent
 
-Cap = Literal["max_steps", "max_iterations_reached"]
+Cap = Literal["max_steps", "max_iterations_reached", "timeout"]
 After = Literal[
     "action",
     "flush",

@@ -58,11 +58,18 @@ def pass_cap(move: Move) -> Limited:
 
 
 def deadline(move: Move) -> Limited:
-    """At most `timeout` seconds. Looked at between states only: it never cuts an action."""
-    frame = move.frame
-    limit = frame.limit if frame.limit is not None else frame.loop.timeout
-    if not limit or move.at - frame.started <= limit:
+    """At most `timeout` seconds. Looked at between states only: it never cuts an action.
+
+    With an `on_timeout`, nothing but that state is entered in the last `timeout_reserve` seconds.
+    """
+    frame, loop = move.frame, move.frame.loop
+    limit = frame.limit if frame.limit is not None else loop.timeout
+    if "timeout" in frame.handled:
+        return Stop("timeout")
+    if not limit or move.at - frame.started <= limit - loop.timeout_reserve:
         return None
+    if loop.on_timeout is not None:
+        return Handle("timeout", loop.on_timeout)
     state = frame.loop.states.get(frame.state)
     pending = state is not None and frame.just_routed and isinstance(state.work, Shell) and not state.terminal
     return Stop("timeout", flush=pending)
@@ -87,8 +94,11 @@ def enter_handler(move: Move, handle: Handle) -> None:
     frame.pre_cap_state = frame.pre_cap_state or frame.state
     frame.cap = handle.cap
     frame.handled |= {handle.cap}
-    if handle.cap == "max_steps":
-        move.emit(events.max_steps_summary(handle.handler, frame.iteration))
-    else:
-        move.emit(events.max_iterations_summary(handle.handler, frame.passes))
+    match handle.cap:
+        case "max_steps":
+            move.emit(events.max_steps_summary(handle.handler, frame.iteration))
+        case "max_iterations_reached":
+            move.emit(events.max_iterations_summary(handle.handler, frame.passes))
+        case "timeout":
+            move.emit(events.timeout_summary(handle.handler, move.at - frame.started))
     frame.state, frame.attempt = handle.handler, 1

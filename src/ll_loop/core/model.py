@@ -419,6 +419,9 @@ class Loop(Struct, frozen=True):
     on_max_iterations: str | None = None
     max_edge_revisits: int = 100
     timeout: float | None = None
+    timeout_reserve: float = 0
+    on_timeout: str | None = None
+    """A state to run once when no more than `timeout_reserve` seconds of the `timeout` are left."""
     default_timeout: float | None = None
     default_idle_timeout: float | None = None
     backoff: float = 0

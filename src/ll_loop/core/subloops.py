@@ -122,7 +122,8 @@ def _time_limit(move: Move, parent: Frame, loop: Loop) -> float | None:
     limits = [loop.timeout, parent.current.timeout]
     own = parent.limit if parent.limit is not None else parent.loop.timeout
     if own is not None:
-        limits.append(max(1, int(own - (move.at - parent.started))))
+        kept = 0 if "timeout" in parent.handled else parent.loop.timeout_reserve
+        limits.append(max(1, int(own - kept - (move.at - parent.started))))
     given = [limit for limit in limits if limit]
     return min(given) if given else None
 

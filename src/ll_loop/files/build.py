@@ -60,6 +60,8 @@ def build(
         on_max_iterations=top.name("on_max_iterations"),
         max_edge_revisits=_or(top.integer("max_edge_revisits"), 100),
         timeout=top.number("timeout"),
+        timeout_reserve=_or(top.number("timeout_reserve"), 0),
+        on_timeout=top.name("on_timeout"),
         default_timeout=top.number("default_timeout"),
         default_idle_timeout=top.number("default_idle_timeout"),
         backoff=_or(top.number("backoff"), 0),

@@ -85,6 +85,8 @@ TOP_LEVEL: Final = (
         "on_max_iterations",
         "max_edge_revisits",
         "timeout",
+        "timeout_reserve",
+        "on_timeout",
         "default_timeout",
         "default_idle_timeout",
         "backoff",

@@ -210,6 +210,8 @@ TOP: Final[dict[str, Shape]] = {
         {**WHOLE, **_ABOVE_ZERO}, "A run ends when it takes one edge more often.", **_LOOP["max_edge_revisits"]
     ),
     "timeout": about({**NUMBER, **_ABOVE_ZERO}, "Seconds for the whole run; looked at between states."),
+    "timeout_reserve": about({**NUMBER, **_FROM_ZERO}, "Seconds of `timeout` that are kept for `on_timeout`."),
+    "on_timeout": about(NAME, "A state to run once when `timeout` is met, but for `timeout_reserve`."),
     "default_timeout": about({**NUMBER, **_FROM_ZERO}, "Seconds for actions that do not say; 0 is no limit."),
     "default_idle_timeout": about({**NUMBER, **_FROM_ZERO}, "Seconds of silence for actions that do not say."),
     "backoff": about({**NUMBER, **_FROM_ZERO}, "Seconds between states.", **_LOOP["backoff"]),

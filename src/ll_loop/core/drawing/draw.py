@@ -274,7 +274,7 @@ def _handles(name: str, loop: Loop) -> Iterator[str]:
     """What brings a run here without a way that could be drawn."""
     breaker = loop.circuit.then if loop.circuit else None
     for key, target in (("max_steps", loop.on_max_steps), ("max_iterations", loop.on_max_iterations),
-                        ("repeated failure", breaker)):  # fmt: skip
+                        ("timeout", loop.on_timeout), ("repeated failure", breaker)):  # fmt: skip
         if target == name:
             yield f"(at {key})"
 
