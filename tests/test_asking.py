@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
@@ -152,7 +153,8 @@ def _command(project: Project, *words: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_a_run_without_a_terminal_is_answered_from_another_one(project: Project, terminals: list[Terminal]) -> None:
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_run_without_a_terminal_is_answered_from_another_one(project: Project, as_json: bool) -> None:
     argv = [sys.executable, "-m", "ll_loop", "run", "ship", "--attended"]
     with subprocess.Popen(
         argv, cwd=project.folder, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -164,8 +166,13 @@ def test_a_run_without_a_terminal_is_answered_from_another_one(project: Project,
             assert said
         assert "asks: Ship it?" in _command(project, "status").stdout
         assert _command(project, "approve", "ship", "perhaps").returncode == 64
-        done = _command(project, "approve", "ship", "no", "not", "today")
-        assert (done.returncode, "answered no to a: Ship it?" in done.stderr) == (0, True)
+        done = _command(project, "approve", "ship", "no", "not", "today", *(["--json"] if as_json else []))
+        assert done.returncode == 0
+        if as_json:
+            told = json.loads(done.stdout)
+            assert (told["answer"], told["answered"]["state"]) == ("no", "a")
+        else:
+            assert "answered no to a: Ship it?" in done.stderr
         assert process.wait(DEADLINE) == 0
     assert answers(project) == {"ship": "reject"}
     assert _command(project, "approve", "ship", "yes").returncode == 75

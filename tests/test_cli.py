@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from command_line import Ll, Said, command_line
 from ll_loop import __version__
-from ll_loop.cli.app import SHORT
+from ll_loop.cli.app import SHORT, app
 
 LOOPS = {
     "counter": """\
@@ -295,7 +296,13 @@ def test_a_finished_run_is_not_resumed(ll: Ll) -> None:
         (["run", "countr"], "hint: did you mean `counter`?"),
         (["lst"], "hint: did you mean the command `list`?"),
         (["run", "counter", "--quite"], "hint: did you mean `--quiet`? see `ll-loop run --help`"),
-        (["run"], "hint: see `ll-loop run --help`"),
+        (["run"], "Error: `ll-loop run` needs NAME\nhint: see `ll-loop run --help`"),
+        (["run", "counter", "x", "y"], "Error: `ll-loop run` takes fewer words: `y` is too much"),
+        (["run", "counter", "--context"], "Error: `--context` needs a value\nhint: see `ll-loop run --help`"),
+        (["run", "counter", "--bogus"], "hint: see `ll-loop run --help`"),
+        (["fork", "latest"], "Error: `ll-loop fork` needs `--at`"),
+        (["--project", ".", "list"], "hint: `--project` goes after the command; see `ll-loop --help`"),
+        (["show", "counter", "--diagram", "--mermaid"], "Error: --diagram and --mermaid exclude each other"),
         (["needs"], "--context topic=VALUE"),
         (["run", "bisect", "true"], "ll-loop run bisect COMMAND --context good=VALUE"),
         (["status", "lates"], "hint: did you mean `latest`? `ll-loop history` lists them"),
@@ -553,10 +560,28 @@ def test_stopping_all_of_nothing_is_no_error(ll: Ll) -> None:
 # --- help ----------------------------------------------------------------------------------------------------
 
 
-def test_no_words_at_all_give_the_help(ll: Ll) -> None:
-    assert ll() == ll("--help")
-    assert "run-many" in ll("--help").out
+def test_no_words_at_all_give_the_help_with_a_whole_sentence_on_every_command(ll: Ll) -> None:
+    assert ll() == ll("--help") == ll("help")
+    rows = [line.split(maxsplit=1) for line in ll().out.partition("Run loops:")[2].splitlines() if line[:2] == "  "]
+    assert {name for name, _ in rows} == app.commands.keys()
+    assert [text for _, text in rows if not text.endswith((".", "!")) or text.endswith("...")] == []
+
+
+async def test_the_examples_in_helps_are_lines_that_the_command_takes() -> None:
+    epilogs = [command.epilog or "" for command in app.commands.values()]
+    examples = [line for epilog in epilogs for line in epilog.splitlines() if line.startswith("  ")]
+    assert len(examples) > 20
+    for line in examples:
+        program, command, *words = shlex.split(line)
+        assert program == "ll-loop"
+        await app.commands[command].make_context(command, words)
+
+
+@pytest.mark.parametrize("command", ["run", "fake-host"])
+def test_help_on_a_command_is_asked_for_in_either_way(ll: Ll, command: str) -> None:
+    assert ll("help", command) == ll(command, "--help")
+    assert ll("help", command).out.startswith(f"Usage: ll-loop {command} ")
 
 
 def test_the_version_is_told(ll: Ll) -> None:
-    assert ll("--version") == Said(0, f"ll-loop {__version__}\n", "")
+    assert ll("--version") == ll("-V") == Said(0, f"ll-loop {__version__}\n", "")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import asyncclick as click
 
@@ -11,7 +12,7 @@ from . import authoring, commands, lifecycle
 
 HELP = """Run agent loops: finite state machines in YAML whose states are shell commands or prompts.
 
-`ll-loop NAME` is short for `ll-loop run NAME`.
+`ll-loop NAME` is short for `ll-loop run NAME`, `ll-loop help COMMAND` for `ll-loop COMMAND --help`.
 """
 
 
@@ -35,41 +36,44 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order of use, not of the alphabet
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """By what they are for, each with the first sentence of its help."""
+        width = max(map(len, self.commands))
+        for title, members in SECTIONS.items():
+            rows = [(str(one.name).ljust(width), one.get_short_help_str(formatter.width)) for one in members]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
 
 @click.group("ll-loop", cls=Commands, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="ll-loop", message="%(prog)s %(version)s")
+@click.version_option(__version__, "-V", "--version", prog_name="ll-loop", message="%(prog)s %(version)s")
 async def app() -> None:
     pass
 
 
-COMMANDS: Sequence[click.Command] = (
-    commands.run,
-    commands.run_many,
-    commands.resume,
-    commands.stop,
-    commands.status,
-    commands.approve,
-    lifecycle.why,
-    lifecycle.queue,
-    lifecycle.logs,
-    lifecycle.attach,
-    lifecycle.replay,
-    lifecycle.fork,
-    lifecycle.cleanup,
-    lifecycle.prune,
-    commands.history,
-    commands.validate,
-    commands.list_loops,
-    commands.show,
-    commands.simulate,
-    commands.config,
-    authoring.new,
-    authoring.test,
-    authoring.install,
-    authoring.rename,
-    authoring.fragments,
-    authoring.schema,
-    commands.fake_host,
-)
-for _command in COMMANDS:
+SECTIONS: Mapping[str, Sequence[click.Command]] = {
+    "Run loops": (commands.run, commands.run_many, commands.resume, commands.stop, commands.approve),
+    "See what goes on": (commands.status, lifecycle.why, lifecycle.queue, lifecycle.logs, lifecycle.attach),
+    "Look back and clean up": (
+        commands.history,
+        lifecycle.replay,
+        lifecycle.fork,
+        lifecycle.cleanup,
+        lifecycle.prune,
+    ),
+    "Write loops": (
+        commands.list_loops,
+        authoring.new,
+        commands.validate,
+        commands.show,
+        commands.simulate,
+        authoring.test,
+        authoring.rename,
+        authoring.install,
+        authoring.fragments,
+        authoring.schema,
+    ),
+    "Set up": (commands.config, commands.fake_host),
+}
+for _command in chain.from_iterable(SECTIONS.values()):
     app.add_command(_command)

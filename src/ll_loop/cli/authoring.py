@@ -10,7 +10,7 @@ import asyncclick as click
 from . import options
 
 
-@click.command()
+@click.command(epilog=options.examples("ll-loop new fix-format", "ll-loop new hunt-login --from flake-hunter"))
 @click.argument("name")
 @click.option(
     "--from", "start", metavar="TEMPLATE|LOOP", default="check-fix", show_default=True,
@@ -19,13 +19,20 @@ from . import options
 @options.as_json
 @options.project
 async def new(name: str, start: str, as_json: bool, project: Path | None) -> int:
-    """Write a small loop .loops/NAME.yaml to begin with. Nothing is ever written over."""
+    """Write a small loop .loops/NAME.yaml to begin with.
+
+    Nothing is ever written over.
+    """
     from . import author
 
     return author.new(name, start, as_json, project)
 
 
-@click.command()
+@click.command(
+    epilog=options.examples(
+        "ll-loop test fix-format check", "ll-loop test coverage measure --context limit=3 --captured score=7"
+    )
+)
 @click.argument("name")
 @click.argument("state", required=False)
 @click.argument("input", required=False)
@@ -43,9 +50,9 @@ async def new(name: str, start: str, as_json: bool, project: Path | None) -> int
 async def test(
     name: str, state: str | None, input: str | None, named: str | None, **given: Any,  # noqa: A002
 ) -> int:  # fmt: skip
-    """Run one STATE of a loop, by default the first, once, for real: what does it do, and where would it lead?
+    """Run one STATE of a loop, by default the first, once, for real.
 
-    It takes the loop's scope, and leaves no run behind.
+    What does it do, and where would it lead? It takes the loop's scope, and leaves no run behind.
     """
     from . import trying
 
@@ -61,7 +68,10 @@ async def test(
 @options.as_json
 @options.project
 async def install(name: str, called: str | None, as_json: bool, project: Path | None) -> int:
-    """Copy the built-in loop NAME into the project, with the built-in files that it uses."""
+    """Copy the built-in loop NAME into the project.
+
+    With the built-in files that it uses.
+    """
     from . import author
 
     return author.install(name, called, as_json, project)
@@ -74,7 +84,10 @@ async def install(name: str, called: str | None, as_json: bool, project: Path | 
 @options.as_json
 @options.project
 async def rename(old: str, new: str, dry_run: bool, as_json: bool, project: Path | None) -> int:
-    """Give the loop OLD the name NEW: its file, its `name:`, and wherever loops of the project name it."""
+    """Give the loop OLD the name NEW, wherever it stands.
+
+    In its file's name, in its `name:`, and wherever loops of the project name it.
+    """
     from . import author
 
     return author.rename(old, new, dry_run, as_json, project)
@@ -85,7 +98,10 @@ async def rename(old: str, new: str, dry_run: bool, as_json: bool, project: Path
 @options.as_json
 @options.project
 async def fragments(library: str | None, as_json: bool, project: Path | None) -> int:
-    """List the fragments that loops can import, or those of one LIBRARY, with their parameters."""
+    """List the fragments that loops can import.
+
+    All, or those of one LIBRARY, with their parameters.
+    """
     from . import author
 
     return author.fragments(library, as_json, project)

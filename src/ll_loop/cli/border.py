@@ -22,6 +22,8 @@ BACKENDS = ("asyncio", "trio")
 def main(argv: Sequence[str]) -> int:
     """Obey a command line. Every error ends here; nothing that a user does gives a traceback."""
     words = list(argv) or ["--help"]
+    if words[0] == "help":
+        words = [*words[1:2], "--help"]
     words[0] = SHORT.get(words[0], words[0])
     try:
         return _obey(words)

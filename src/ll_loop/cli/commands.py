@@ -20,7 +20,14 @@ SCENARIOS = ("all-pass", "all-fail", "all-error", "first-fail", "alternating")
 # --- running -----------------------------------------------------------------------------------------------
 
 
-@click.command()
+@click.command(
+    epilog=options.examples(
+        "ll-loop run fix-format",
+        "ll-loop run flake-hunter 'pytest -q' --context green=20",
+        "ll-loop run do-task 'Add a --json flag' --host codex --max-usd 2",
+        "ll-loop run fix-format --worktree --background",
+    )
+)
 @click.argument("name")
 @click.argument("input", required=False)
 @click.option("--builtin", is_flag=True, help="Run the built-in loop, whatever the project calls so.")
@@ -39,7 +46,13 @@ async def run(name: str, input: str | None, dry_run: bool, **given: Any) -> int:
     return runs.show_plans(errand, telling) if dry_run else await runs.carry_out(errand, telling)
 
 
-@click.command("run-many")
+@click.command(
+    "run-many",
+    epilog=options.examples(
+        "ll-loop run-many fix-format docs 'lint-*' --jobs 4",
+        "ll-loop run-many fix-format docs --worktree --json",
+    ),
+)
 @click.argument("names", nargs=-1, required=True)
 @options.start
 @options.jobs
@@ -49,7 +62,7 @@ async def run(name: str, input: str | None, dry_run: bool, **given: Any) -> int:
 @options.display
 @options.project
 async def run_many(names: tuple[str, ...], dry_run: bool, **given: Any) -> int:
-    """Run many loops at once; those whose scopes overlap take turns in the order given.
+    """Run many loops at once. Those whose scopes overlap take turns in the order given.
 
     A NAME may be a pattern such as `lint-*`.
     """
@@ -59,7 +72,14 @@ async def run_many(names: tuple[str, ...], dry_run: bool, **given: Any) -> int:
     return runs.show_plans(errand, telling) if dry_run else await runs.carry_out(errand, telling)
 
 
-@click.command()
+@click.command(
+    epilog=options.examples(
+        "ll-loop resume",
+        "ll-loop resume fix-format --max-steps 40",
+        "ll-loop resume fix-format --from check",
+        "ll-loop resume --failed",
+    )
+)
 @click.argument("wanted", metavar="[RUN|LOOP|BATCH]", required=False)
 @click.option("--failed", is_flag=True, help="Start those of the batch that failed anew, as they were asked for.")
 @click.option("--from", "from_state", metavar="STATE", help="Go on at this state of the loop as its file is now.")
@@ -78,7 +98,10 @@ async def run_many(names: tuple[str, ...], dry_run: bool, **given: Any) -> int:
 @options.display
 @options.project
 async def resume(**given: Any) -> int:
-    """Go on with runs that were interrupted: one, or all that the last session left unfinished."""
+    """Go on with what was interrupted.
+
+    One run, the unfinished ones of a batch, or all that the last session left unfinished.
+    """
     from . import runs
 
     return await runs.carry_out(*runs.asked_of_resume(given))
@@ -94,25 +117,30 @@ async def resume(**given: Any) -> int:
 @options.as_json
 @options.project
 async def stop(wanted: str | None, everything: bool, grace: float | None, as_json: bool, project: Path | None) -> int:
-    """Stop runs, in whichever process they are; others beside them go on. They can be resumed."""
+    """Stop runs, in whichever process they are. They can be resumed.
+
+    Others beside them go on.
+    """
     from . import past
 
     return await past.stop(wanted, everything, grace, as_json, project)
 
 
-@click.command()
+@click.command(epilog=options.examples("ll-loop approve release yes", "ll-loop approve release no 'the tests are red'"))
 @click.argument("wanted", metavar="RUN|LOOP")
 @click.argument("answer", metavar="yes|no|edit")
 @click.argument("words", metavar="[REASON|TEXT]", nargs=-1)
+@options.as_json
 @options.project
-async def approve(wanted: str, answer: str, words: tuple[str, ...], project: Path | None) -> int:
-    """Answer what a run asks a person: yes, no and a REASON, or edit and the TEXT instead.
+async def approve(wanted: str, answer: str, words: tuple[str, ...], as_json: bool, project: Path | None) -> int:
+    """Answer what a run asks a person.
 
-    `ll-loop status` shows the questions that are open.
+    The answers are yes, no and a REASON, or edit and the TEXT instead. `ll-loop status` shows the questions that are
+    open.
     """
     from . import past
 
-    return await past.approve(wanted, answer, " ".join(words), project)
+    return await past.approve(wanted, answer, " ".join(words), as_json, project)
 
 
 @click.command()
@@ -120,7 +148,7 @@ async def approve(wanted: str, answer: str, words: tuple[str, ...], project: Pat
 @options.as_json
 @options.project
 async def status(wanted: str | None, as_json: bool, project: Path | None) -> int:
-    """Say where runs are: all that are not over, or one, be it over or not.
+    """Say where runs are: all under way, or one, over or not.
 
     With --json: an array, or with RUN one object.
     """
@@ -129,7 +157,11 @@ async def status(wanted: str | None, as_json: bool, project: Path | None) -> int
     return await past.status(wanted, as_json, project)
 
 
-@click.command()
+@click.command(
+    epilog=options.examples(
+        "ll-loop history", "ll-loop history fix-format -n 5", "ll-loop history latest --state check --verbose"
+    )
+)
 @click.argument("wanted", metavar="[LOOP|RUN]", required=False)
 @click.option(
     "-n", "--tail", type=click.IntRange(min=0), default=50, show_default=True, metavar="N",
@@ -143,7 +175,10 @@ async def status(wanted: str | None, as_json: bool, project: Path | None) -> int
 @options.as_json
 @options.project
 async def history(wanted: str | None, full: bool, as_json: bool, project: Path | None, **chosen: Any) -> int:
-    """List the runs of the project, or of a LOOP, newest first; or the events of a RUN."""
+    """List runs, newest first, or the events of one.
+
+    The runs are those of the project or of a LOOP, the events those of a RUN.
+    """
     from . import past
 
     return past.history(wanted, past.Filter(**chosen), as_json, project, full=full)
@@ -152,7 +187,11 @@ async def history(wanted: str | None, full: bool, as_json: bool, project: Path |
 # --- loops -------------------------------------------------------------------------------------------------
 
 
-@click.command()
+@click.command(
+    epilog=options.examples(
+        "ll-loop validate", "ll-loop validate fix-format --fix", "ll-loop validate flows/ --strict --format github"
+    )
+)
 @click.argument("names", nargs=-1, metavar="[PATH|NAME]...")
 @click.option("--format", "form", type=click.Choice(FORMATS), help="How to print what is wrong; text by default.")
 @click.option("-j", "--json", "as_json", is_flag=True, help="The same as --format json.")
@@ -163,10 +202,10 @@ async def history(wanted: str | None, full: bool, as_json: bool, project: Path |
 async def validate(
     names: tuple[str, ...], form: Any, as_json: bool, strict: bool, fix: bool, diff: bool, project: Path | None
 ) -> int:
-    """Check loop files and say everything that is wrong with them; without a name, the project's own loops.
+    """Check loop files and say everything that is wrong with them.
 
-    PATH is a file, or a folder with loops at any depth; a NAME may be a pattern such as `lint-*`. Warnings alone do not
-    make a loop wrong.
+    Without a name, these are the project's own loops. PATH is a file, or a folder with loops at any depth; a NAME may
+    be a pattern such as `lint-*`. Warnings alone do not make a loop wrong.
     """
     from . import validate as command
 
@@ -192,7 +231,7 @@ async def list_loops(
     builtin: bool, category: str | None, labels: tuple[str, ...], tier: str, running: bool, as_json: bool,
     project: Path | None,
 ) -> int:  # fmt: skip
-    """List the loops that can be run: the project's own, then the built-in ones."""
+    """List the loops that can be run, the project's own first."""
     if running:
         from . import past
 
@@ -207,7 +246,7 @@ async def list_loops(
 @options.as_json
 @options.project
 async def config(show_origin: bool, as_json: bool, project: Path | None) -> int:
-    """Show what the project's configuration says, and what is wrong with it.
+    """Show the project's configuration, and what is wrong with it.
 
     The files are .ll/ll-config.json and .ll/ll.local.md, of the project or the nearest folder above it.
     """
@@ -216,30 +255,39 @@ async def config(show_origin: bool, as_json: bool, project: Path | None) -> int:
     return configured.show(show_origin, as_json, project)
 
 
-@click.command()
+@click.command(epilog=options.examples("ll-loop show fix-format --diagram", "ll-loop show bisect --resolved"))
 @click.argument("name")
-@click.option("--diagram", "form", flag_value="diagram", help="Draw it; no wider than the terminal.")
-@click.option("--diagram-edge-labels", "labels", type=click.Choice(["on", "off"]), help="With labels, or without.")
+@click.option("--diagram", is_flag=True, help="Draw it; no wider than the terminal.")
+@click.option(
+    "--diagram-edge-labels", "labels", type=click.Choice(["on", "off"]), help="With labels, or without; on by default."
+)
 @click.option(
     "--diagram-state-detail",
     "detail",
     type=click.Choice(["title", "line", "full"]),
-    help="Of each state its name, the first line of what it does, or all.",
+    help="Of each state its name, the first line of what it does (the default), or all.",
 )
 @click.option(
     "--diagram-scope",
     "scope",
     type=click.Choice(["main", "full"]),
-    help="All ways, or those of `yes`, `no`, `next` and verdicts of its own.",
+    help="All ways (the default), or those of `yes`, `no`, `next` and verdicts of its own.",
 )
-@click.option("--mermaid", "form", flag_value="mermaid", help="Print a Mermaid state diagram.")
-@click.option("--resolved", "form", flag_value="resolved", help="Print it as YAML with all that it takes from others.")
+@click.option("--mermaid", is_flag=True, help="Print a Mermaid state diagram.")
+@click.option("--resolved", is_flag=True, help="Print it as YAML with all that it takes from others.")
 @options.as_json
 @options.project
-async def show(name: str, form: str | None, as_json: bool, project: Path | None, **facets: str | None) -> int:
+async def show(
+    name: str, diagram: bool, mermaid: bool, resolved: bool, as_json: bool, project: Path | None, **facets: str | None
+) -> int:
     """Show what a loop is made of."""
+    asked = {"diagram": diagram, "mermaid": mermaid, "resolved": resolved}
+    forms = [form for form, wanted in asked.items() if wanted]
+    if len(forms) > 1:
+        raise click.UsageError(f"{' and '.join(f'--{form}' for form in forms)} exclude each other")
     from . import look
 
+    form = forms[0] if forms else None
     given: dict[str, Any] = {key: value for key, value in facets.items() if value is not None}
     if "labels" in given:
         given["labels"] = given["labels"] == "on"
@@ -251,13 +299,19 @@ async def show(name: str, form: str | None, as_json: bool, project: Path | None,
 )
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 async def fake_host(words: tuple[str, ...]) -> int:
-    """Stand in for an agent: play the script in the prompt (docs/hosts.md)."""
+    """Stand in for an agent: play the script in the prompt.
+
+    docs/hosts.md says what a script looks like.
+    """
+    if words in (("--help",), ("-h",)):
+        click.echo(click.get_current_context().get_help())
+        return 0
     from . import fake_host
 
     return fake_host.play(words)
 
 
-@click.command()
+@click.command(epilog=options.examples("ll-loop simulate fix-format --scenario first-fail"))
 @click.argument("name")
 @click.argument("input", required=False)
 @click.option(
@@ -276,7 +330,7 @@ async def simulate(
     project: Path | None,
     **given: Any,
 ) -> int:
-    """Walk through a loop without running anything: how would it go if ...?"""
+    """Walk through a loop without running anything."""
     from . import look
 
     return look.simulate(name, input, scenario, as_json, project, **given)

@@ -18,6 +18,8 @@ from .forms import problem_to_json, text_of
 from .terminal import STDERR, STDOUT, look_at, say
 
 USAGE, INTERNAL = 64, 70
+_ONE_TOO_MANY = re.compile(r"Got unexpected extra arguments? \((.*)\)")
+_VALUE_MISSING = re.compile(r"Option '(.*)' requires an argument")
 _OUT_OF_RANGE = re.compile(r"'?(.*?)'? is not (?:a valid|in the range)")
 
 
@@ -58,7 +60,7 @@ def _explain(
 ) -> tuple[int, str, str, Sequence[Problem]]:
     match error:
         case click.UsageError():
-            return USAGE, _usage_message(error), _usage_hint(error), ()
+            return USAGE, _usage_message(error), _usage_hint(error, words, commands), ()
         case click.ClickException():
             return USAGE, error.format_message().rstrip("."), "", ()
         case DefinitionError():
@@ -80,9 +82,23 @@ def _usage_message(error: click.UsageError) -> str:
     if isinstance(error, click.NoSuchOption):
         command = error.ctx.command_path if error.ctx else "ll-loop"
         return f"`{command}` has no option `{error.option_name}`"
-    if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
+    if isinstance(error, click.MissingParameter) and error.param is not None and error.ctx is not None:
+        return f"`{error.ctx.command_path}` needs {_name_of(error.param, error.ctx)}"
+    if isinstance(error, click.BadParameter):
         return _bad_value(error)
-    return error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".")
+    if found := _ONE_TOO_MANY.fullmatch(message):
+        command = error.ctx.command_path if error.ctx else "ll-loop"
+        return f"`{command}` takes fewer words: `{found[1]}` is too much"
+    if found := _VALUE_MISSING.fullmatch(message):
+        return f"`{found[1]}` needs a value"
+    return message
+
+
+def _name_of(param: click.Parameter, ctx: click.Context) -> str:
+    if isinstance(param, click.Argument):
+        return param.make_metavar(ctx).strip("[].")
+    return f"`{max(param.opts, key=len)}`"
 
 
 def _bad_value(error: click.BadParameter) -> str:
@@ -104,12 +120,20 @@ def _bounds(kind: click.IntRange | click.FloatRange) -> str:
     return f" of at least {kind.min:g}" if kind.min is not None else ""
 
 
-def _usage_hint(error: click.UsageError) -> str:
-    path = error.ctx.command_path if error.ctx else "ll-loop"
+def _usage_hint(error: click.UsageError, words: list[str], commands: Sequence[str]) -> str:
+    path = error.ctx.command_path if error.ctx else " ".join(["ll-loop", *(set(words[:1]) & set(commands))])
     help_line = f"see `{path} --help`"
-    if isinstance(error, click.NoSuchOption) and error.possibilities:
-        return f"did you mean `{error.possibilities[0]}`? {help_line}"
-    return help_line
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None:
+        return help_line
+    command, wanted = error.ctx.command, error.option_name
+    if isinstance(command, click.Group) and any(wanted in _options_of(one) for one in command.commands.values()):
+        return f"`{wanted}` goes after the command; {help_line}"
+    near = nearest(wanted, _options_of(command), cutoff=0.7)
+    return f"did you mean `{near}`? {help_line}" if near else help_line
+
+
+def _options_of(command: click.Command) -> list[str]:
+    return [option for param in command.params if isinstance(param, click.Option) for option in param.opts]
 
 
 def _command_hint(words: list[str], commands: Sequence[str]) -> str:

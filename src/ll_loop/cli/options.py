@@ -70,6 +70,11 @@ def together(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+def examples(*lines: str) -> str:
+    """The end of a command's help: command lines to copy, each as it stands."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
 project = click.option(
     "--project",
     type=click.Path(exists=True, file_okay=False, path_type=Path),

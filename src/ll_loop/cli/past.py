@@ -124,9 +124,12 @@ def _time(ts: str) -> str:
 # --- approve -----------------------------------------------------------------------------------------------
 
 
-async def approve(wanted: str, answer: str, text: str, project: Path | None) -> int:
+async def approve(wanted: str, answer: str, text: str, as_json: bool, project: Path | None) -> int:
     """Answer what a run asks a person, and say what that was."""
     asked = await api.approve(_project(project), wanted, answer, text)
+    if as_json:
+        say(text_of({"answered": asked, "answer": answer}))
+        return 0
     line = f"answered {answer} to {asked['state']}: {clean(asked['text'])}"
     say(look_at(STDERR, os.environ).fit(line), fd=STDERR)
     return 0
