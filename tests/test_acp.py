@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +39,8 @@ class Recording:
             try:
                 record = json.loads(line)
             except ValueError:  # the recording cut long lines off
+                if '"result": {"sessionId"' in line:
+                    self.heard.append({"id": NEW, "result": {"sessionId": "s"}})
                 continue
             (self.sent if record["dir"] == ">" else self.heard).append(record["m"])
         asked = {message["id"]: message for message in self.sent if "method" in message and "id" in message}
@@ -52,10 +56,15 @@ class Recording:
         return turn.reply(0)
 
     def answers(self) -> list[Any]:
-        answer = HOST.build(CALL).answer
-        assert answer is not None
-        said = b"".join(answer(message) for message in self.heard)
-        return [json.loads(line) for line in said.splitlines()]
+        hear = conversation()
+        return [said for message in self.heard for said in hear(**message)]
+
+
+def conversation(**call: Any) -> Callable[..., list[Any]]:
+    """Gives what is said to an agent that says a line."""
+    talk = HOST.build(msgspec.structs.replace(CALL, **call)).talk
+    assert talk is not None
+    return lambda **line: [json.loads(one) for one in talk.answer({"jsonrpc": "2.0", **line}).splitlines()]
 
 
 def our_id(request: Any) -> str:
@@ -135,9 +144,7 @@ def test_the_agent_is_asked_what_the_recorded_client_asked(sample: str) -> None:
 
 
 def said_to(**line: Any) -> list[Any]:
-    answer = HOST.build(CALL).answer
-    assert answer is not None
-    return [json.loads(one) for one in answer({"jsonrpc": "2.0", **line}).splitlines()]
+    return conversation()(**line)
 
 
 def test_an_agent_that_asks_is_left_in_its_mode() -> None:
@@ -148,12 +155,59 @@ def test_an_agent_that_asks_is_left_in_its_mode() -> None:
 
 def test_an_agent_that_refuses_by_itself_is_told_not_to() -> None:
     modes = {"currentModeId": "auto", "availableModes": [{"id": "plan"}, {"id": "bypassPermissions"}]}
-    [request] = said_to(id=NEW, result={"sessionId": "s1", "modes": modes})
-    assert (request["method"], request["params"]) == (MODE, {"sessionId": "s1", "modeId": "bypassPermissions"})
     outcomes: list[dict[str, Any]] = [{"result": {}}, {"error": {"code": -32603, "message": "not as root"}}]
     for outcome in outcomes:
-        [prompt] = said_to(id=request["id"], **outcome)
+        hear = conversation()
+        [request] = hear(id=NEW, result={"sessionId": "s1", "modes": modes})
+        assert (request["method"], request["params"]) == (MODE, {"sessionId": "s1", "modeId": "bypassPermissions"})
+        [prompt] = hear(id=request["id"], **outcome)
         assert prompt["params"] == {"sessionId": "s1", "prompt": [{"type": "text", "text": "say hi"}]}
+
+
+OPTIONS = [{"id": "m", "category": "model"}, {"id": "reasoning_effort", "category": "thought_level"}]
+
+
+@pytest.mark.parametrize(
+    ("opened", "requests", "left_out"),
+    [
+        ({"configOptions": OPTIONS}, [("session/set_config_option", {"configId": "m", "value": "opus"}),
+         ("session/set_config_option", {"configId": "reasoning_effort", "value": "high"})], ()),
+        ({"models": {"availableModels": []}}, [("session/set_model", {"modelId": "opus"})], ("effort",)),
+        ({}, [], ("model", "effort")),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("refuses", [False, True])
+def test_an_agent_is_asked_for_the_model_and_the_effort_that_it_lets_choose(
+    opened: dict[str, Any], requests: list[Any], left_out: tuple[str, ...], *, refuses: bool
+) -> None:
+    talk = HOST.build(msgspec.structs.replace(CALL, model="opus", effort="high")).talk
+    assert talk is not None
+    said = json.loads(talk.answer({"id": NEW, "result": {"sessionId": "s1", **opened}}))
+    for method, params in requests:
+        assert (said["method"], said["params"]) == (method, {"sessionId": "s1", **params})
+        said = json.loads(talk.answer({"id": said["id"], **({"error": {}} if refuses else {"result": {}})}))
+    assert said["method"] == "session/prompt"
+    assert set(talk.left_out) == ({"model", "effort"} if refuses else set(left_out))
+
+
+@pytest.mark.parametrize(
+    ("agent", "method"),
+    [
+        ({"loadSession": True, "sessionCapabilities": {"resume": {}}}, "session/resume"),
+        ({"loadSession": True}, "session/load"),
+        ({}, NEW),
+    ],
+)
+def test_a_session_is_gone_on_with_as_the_agent_can_or_begun_anew(agent: dict[str, Any], method: str) -> None:
+    hear = conversation(session="s7")
+    [request] = hear(id="initialize", result={"agentCapabilities": agent})
+    assert (request["method"], request["params"].get("sessionId")) == (method, None if method == NEW else "s7")
+    [prompt] = hear(id=request["id"], result={"sessionId": "s8"} if method == NEW else {})
+    if method == "session/load":  # nothing that it recalls may be taken for an answer
+        [prompt] = hear(id=prompt["id"], error={"code": -32601, "message": "no such method"})
+    assert prompt["params"]["sessionId"] == ("s8" if method == NEW else "s7")
+    [anew] = conversation(session="s7")(id="session/load s7", error={"code": -32602, "message": "no such session"})
+    assert anew["method"] == NEW
 
 
 def test_requests_that_were_not_offered_are_turned_down() -> None:
@@ -253,6 +307,30 @@ async def test_an_agent_that_hangs_is_ended_with_its_tool(project: Project) -> N
     result, records = await run(project, "timeout: 1", play="hang")
     assert result.final_state == "failed"
     assert only(records, "action_complete")[0]["exit_code"] == 124
+
+
+async def test_an_agent_is_asked_to_break_off_before_it_is_ended(project: Project) -> None:
+    result, records = await run(project, "timeout: 1", play="cooperative")
+    assert result.final_state == "failed"
+    [action] = only(records, "action_complete")
+    assert (action["exit_code"], action["stderr_preview"]) == (124, "Action timed out")
+    assert (project.lines("end"), project.lines("cancelled")) == (["of input"], ["s1"])
+
+
+async def test_a_session_is_gone_on_with_and_what_it_recalls_is_no_news(project: Project) -> None:
+    prompt = f"{{action_type: prompt, host: {{acp: [{sys.executable}, {AGENT}, ok]}}, action: "
+    (project.loops / "talk.yaml").write_text(
+        "name: talk\ninitial: one\nscope: [talk]\nsession_mode: continue\nstates:\n"
+        f"  one: {prompt} first, next: two}}\n  two: {prompt} second, next: done}}\n  done: {{terminal: true}}\n"
+    )
+    async with Session(project.folder) as session:
+        result = await session.start("talk").wait()
+    assert (result.status, project.lines("loaded")) == ("completed", ["s1"])
+    records = project.records(result.run_id)
+    assert [one["output_preview"] for one in only(records, "action_complete")] == [
+        "You said: first", "You said: second"
+    ]  # fmt: skip
+    assert only(records, "warning") == []
 
 
 async def test_what_cannot_be_asked_for_is_told(project: Project) -> None:

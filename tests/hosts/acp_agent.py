@@ -31,6 +31,12 @@ def update(kind: str, **fields: Any) -> None:
 def take_turn(play: str, request: Any) -> None:
     if play == "hang":
         subprocess.run(["sleep", "300"], start_new_session=True)
+    if play == "cooperative":
+        with subprocess.Popen(["sleep", "300"], start_new_session=True) as tool:
+            Path("cancelled").write_text(f"{hear()['params']['sessionId']}\n")
+            tool.kill()
+        say(id=request["id"], result={"stopReason": "cancelled"})
+        return
     if play == "die":
         sys.exit(3)
     if play == "refuse":
@@ -58,10 +64,16 @@ def main(play: str) -> None:
         request = hear()
         match request["method"]:
             case "initialize":
-                say(id=request["id"], result={"protocolVersion": 1})
+                say(id=request["id"], result={"protocolVersion": 1, "agentCapabilities": {"loadSession": True}})
+            case "session/load":
+                Path("loaded").write_text(f"{request['params']['sessionId']}\n")
+                say(id=request["id"], result={})
+                update("agent_message_chunk", content={"type": "text", "text": "LOOP_STOP: long ago"})
             case "session/new":
                 assert request["params"]["cwd"] == str(Path.cwd())
                 say(id=request["id"], result={"sessionId": SESSION})
+            case "_ll-loop/settled":
+                say(id=request["id"], error={"code": -32601, "message": "no such method"})
             case "session/prompt":
                 ask_for_permission()
                 take_turn(play, request)

@@ -7,7 +7,7 @@ into events of `told`); `turn` folds the events into the outcome. A new host is 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -40,12 +40,24 @@ class Call(Struct, frozen=True, kw_only=True):
     session: str = ""
 
 
+class Talk(Protocol):
+    """Our side of a conversation with a host. `left_out` is what of the call it turned out not to be able to do."""
+
+    @property
+    def left_out(self) -> tuple[str, ...]: ...
+
+    def answer(self, line: Line) -> bytes:
+        """What is to be written to the host when it has written this line."""
+
+    def cancel(self) -> bytes:
+        """What asks the host to break off its turn; empty if it cannot be asked now."""
+
+
 class Launch(Struct, frozen=True, kw_only=True):
     """A call as a command. The prompt is never in `argv`: it goes to `stdin`, which is closed behind it.
 
-    `env` is added to the environment; `files` are put into a private folder first (see `FILES`). With `answer` the
-    turn is a conversation: `stdin` is only its beginning, each line of the host is answered with what that gives, and
-    the input is closed when the turn is over.
+    `env` is added to the environment; `files` are put into a private folder first (see `FILES`). With `talk` the
+    turn is a conversation: `stdin` is only its beginning, and the input is closed when the turn is over.
     """
 
     argv: tuple[str, ...]
@@ -53,7 +65,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     env: Mapping[str, str] = EMPTY
     files: Mapping[str, str] = EMPTY
     left_out: tuple[str, ...] = ()
-    answer: Callable[[Line], bytes] | None = None
+    talk: Talk | None = None
 
 
 def launch(

@@ -39,6 +39,10 @@ class Began(Struct, frozen=True):
     model: str = ""
 
 
+class Recalls(Struct, frozen=True):
+    """What follows, until the session begins, was said and done in earlier turns."""
+
+
 class Said(Struct, frozen=True):
     """Text of the assistant: a whole message, or with `delta` a piece of one."""
 
@@ -112,4 +116,4 @@ class Quiet(Struct, frozen=True):
     """A line that is known and tells nothing that counts."""
 
 
-Event = Began | Said | UsedTool | Spent | Charged | Retries | Limited | Ended | Trouble | Quiet
+Event = Began | Recalls | Said | UsedTool | Spent | Charged | Retries | Limited | Ended | Trouble | Quiet

@@ -109,6 +109,7 @@ class Turn:
         self._troubles: list[str] = []
         self._retried = told.Retries()
         self._unknown: list[str] = []
+        self._recalls = False
         self._limit: told.Limited | None = None
         self.progress = 0
         """Grows with every text, tool and token: a stream that moves without it is going nowhere."""
@@ -178,6 +179,8 @@ class Turn:
     # --- events ----------------------------------------------------------------------------------------------
 
     def _take(self, event: told.Event) -> None:
+        if self._recalls and isinstance(event, told.Said | told.UsedTool | told.Spent | told.Charged):
+            return
         match event:
             case told.Said(text, delta=True):
                 self._piece += text
@@ -190,7 +193,10 @@ class Turn:
                 return
         self._close_piece()
         match event:
+            case told.Recalls():
+                self._recalls = True
             case told.Began(session, model):
+                self._recalls = False
                 self._session, self._model = session or self._session, model or self._model
             case told.Said(text):
                 self._said += lines_of(text)

@@ -236,9 +236,8 @@ class _Deaf:
 
 
 def _told(reply: Reply, host: Host, call: Call) -> Reply:
-    left_out = host.build(call).left_out
-    effort = "" if "effort" in left_out else call.effort
-    return replace(reply, host=host.key, asked_model=call.model, effort=effort, left_out=left_out)
+    model, effort = ("" if name in reply.left_out else getattr(call, name) for name in ("model", "effort"))
+    return replace(reply, host=host.key, asked_model=model, effort=effort)
 
 
 def _done(answered: Answered, reply: Reply, cwd: str) -> ActionDone:

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 import anyio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ...core.hosts.base import FILES, Call, Host, Launch
 from ...core.hosts.turn import Reply, Turn, document_of
@@ -137,8 +138,10 @@ class Hosts:
                 idle_timeout=limits.idle,
                 stdin=talk.stdin,
                 marker=self._marker,
+                farewell=talk.part if talk.is_both_ways else None,
             )
-            return await self._take_turn(host, command, talk, hearer, limits, started)
+            answered = await self._take_turn(host, command, talk, hearer, limits, started)
+            return replace(answered, reply=replace(answered.reply, left_out=(*launch.left_out, *talk.left_out)))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -171,15 +174,28 @@ class _Talk:
     """What is said to a host: its prompt, or our side of a conversation until the turn is over."""
 
     def __init__(self, launch: Launch) -> None:
-        self._answer = launch.answer
+        self._ours = launch.talk
         self._feed = Feed()
         self._feed.put(launch.stdin)
-        self.is_both_ways = launch.answer is not None
+        self.is_both_ways = launch.talk is not None
+        self.was_cancelled = False
         self.stdin: bytes | Feed = self._feed if self.is_both_ways else launch.stdin
 
     def hear(self, line: str) -> None:
-        if self._answer is not None and (document := document_of(line)) is not None:
-            self._feed.put(self._answer(document))
+        if self._ours is not None and (document := document_of(line)) is not None:
+            self._feed.put(self._ours.answer(document))
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        return self._ours.left_out if self._ours is not None else ()
+
+    def part(self) -> None:
+        """Ask the host to break off and to go by itself."""
+        asked = self._ours.cancel() if self._ours is not None else b""
+        self.was_cancelled = True
+        self._feed.put(asked)
+        if not asked:
+            self._feed.end()
 
     def end(self) -> None:
         self._feed.end()
@@ -195,7 +211,7 @@ class _Listener:
         self, turn: Turn, talk: _Talk, hearer: Hearer, scope: anyio.CancelScope, stalled: float | None
     ) -> None:
         self.turn = turn
-        self._talk = talk
+        self.talk = talk
         self.stalled = False
         self._hearer = hearer
         self._scope = scope
@@ -208,11 +224,11 @@ class _Listener:
         for line in batch:
             if not self.turn.is_over:  # what comes after the end belongs to no turn
                 said += self.turn.feed(line)
-                self._talk.hear(line)
+                self.talk.hear(line)
         if said:
             self._hearer.lines(said)
         if self.turn.is_over:
-            self._talk.end()
+            self.talk.end()
             self._scope.deadline = min(self._scope.deadline, anyio.current_time() + LINGER)
         elif self.turn.fruitless >= FRUITLESS:
             self.stalled = True
@@ -244,6 +260,6 @@ def _answered(listener: _Listener, finished: Finished | None, duration: float) -
         reply = Turn.never_began(finished.spawn_error)
         return Answered(reply, finished.exit_code, duration, "", finished)
     reply = turn.reply(finished.exit_code, finished.stderr.text)
-    if finished.timeout_kind and not turn.is_over:
+    if finished.timeout_kind and (listener.talk.was_cancelled or not turn.is_over):
         return Answered(reply, TIMED_OUT, duration, finished.timeout_kind, finished)
     return Answered(reply, 0 if reply.ok else finished.exit_code or 1, duration, "", finished)

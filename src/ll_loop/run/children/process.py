@@ -34,6 +34,7 @@ NOT_RUNNABLE = 126
 UNKNOWN = 255
 """The exit code when the system could not tell it: never 0."""
 _DRAIN = 0.05  # seconds for what is still on its way when the leader has exited
+_PARTING = 1.0  # seconds for a leader that was told that it is to go
 _QUIET = 0.01  # within that, a pipe as quiet as this has said everything
 _STARVED_HINT = "once the system has room again, `ll-loop resume` goes on with this action"
 TimeoutKind = Literal["wall", "idle"]
@@ -44,7 +45,8 @@ class Command(Struct, frozen=True):
 
     `keep` is how many bytes of each stream's head and of its tail stay in memory. `marker` is the
     `NAME=value` in `env` by which a process of this command is known even after it left the session.
-    With `allow_background`, what outlives the leader may stay.
+    With `allow_background`, what outlives the leader may stay. `farewell` is called before the leader is ended; it has
+    a second, of its grace, to go by itself then.
     """
 
     argv: tuple[str, ...]
@@ -56,6 +58,7 @@ class Command(Struct, frozen=True):
     keep: int = 1 << 20
     marker: str = ""
     allow_background: bool = False
+    farewell: Callable[[], None] | None = None
 
 
 class Finished(Struct, frozen=True):
@@ -141,6 +144,7 @@ class _Child:
             moment = births.now()
             self._popen = _spawn(command, stdin, child_out, child_err)
             self._open = ours.pop_all()
+        self._farewell = command.farewell
         self.identity = births.identity_of(self._popen.pid, moment) or Identity(self._popen.pid, 0, procs.boot_id())
         self.exit_code: int | None = None
         self.status_lost = False
@@ -188,6 +192,11 @@ class _Child:
 
     async def end(self, tree: Tree) -> tuple[Identity, ...]:
         """End the tree and take in its last words; shielded, bounded. Returns the unkillable."""
+        if self._farewell is not None and not self.exited:
+            self._farewell()
+            with tree.grace.limit(_PARTING):
+                while not self.exited:
+                    await self.watch.turn()
         unkillable = await end_noted(tree, self.watch)
         with anyio.CancelScope(shield=True):  # `drain` has its own bound
             await self.drain()
