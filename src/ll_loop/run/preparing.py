@@ -13,20 +13,17 @@ from ..core.frame import Frame
 from ..core.model import EMPTY, Loop, OnResume
 from ..core.replay import Replayed, start_in
 from ..errors import RefusedError
-from ..files.config.load import Config
-from ..files.library import Library
-from .bus import Bus
 from .foresight import doubts
 from .handle import RunHandle
-from .inputs import inputs_of, overrides_of, refuse_depth, runs_above, scope_of
+from .inputs import inputs_of, overrides_of, refuse_depth, scope_of
 from .journals import rebuild
 from .journals.journal import VERSION, as_read_back, now
 from .journals.recovery import StoredRun
 from .journals.request import Request, RunResult, check_numbers, new_run_id
 from .journals.secrecy import refuse_missing, refuse_new_secrets, refuse_unknown, secrets_of, withheld_in
 from .locking.locks import normalise
+from .means import Means
 from .performing.probes import named_env, read_head
-from .purse import Purse
 
 InDoubt = OnResume | Mapping[str, OnResume]
 """What to do with actions that were cut off: one word for all, or one by run id."""
@@ -50,67 +47,47 @@ class Preparing:
     `shared` is what all of them together may spend.
     """
 
-    def __init__(
-        self,
-        project: Path,
-        runs: Path,
-        config: Config,
-        library: Library,
-        env: Mapping[str, str],
-        *,
-        workplace: Path,
-        bus: Bus,
-        purse: Purse,
-        batch: str,
-        shared: Mapping[str, Any],
-    ) -> None:
-        self._project = project
-        self.runs = runs
-        self._config = config
-        self._library = library
-        self._env = env
-        self._above = runs_above(env)
-        self._workplace = workplace
-        self._bus = bus
-        self._purse = purse
-        self._batch = batch
+    def __init__(self, means: Means, shared: Mapping[str, Any]) -> None:
+        self._means = means
         self._shared = shared
         self._named: dict[str, Mapping[str, str]] = {}
         self._count = 0
 
     def new(self, request: Request, loop: Loop | None = None) -> RunHandle:
         """A handle for a run of what the request names, or of `loop` in its place; raises if anything is wrong."""
+        means = self._means
         check_numbers(request)
-        refuse_depth(self._above)
-        overrides = overrides_of(request, self._config)
+        refuse_depth(means.above)
+        overrides = overrides_of(request, means.config)
         if self._shared:
             overrides["shared"] = self._shared
-        loop = machine.with_overrides(loop or self._library.load(request.name).loop, overrides)
-        handle = RunHandle(self.runs, self._bus, new_run_id(loop.name), loop, request, self._count)
+        loop = machine.with_overrides(loop or means.library.load(request.name).loop, overrides)
+        handle = RunHandle(means.runs, means.bus, new_run_id(loop.name), loop, request, self._count)
         self._count += 1
-        handle.batch = self._batch
-        inputs = inputs_of(loop, request, self._project, self._config, f"{handle.artifacts}/")
+        handle.batch = means.batch
+        inputs = inputs_of(loop, request, means.project, means.config, f"{handle.artifacts}/")
         handle.overrides, handle.extras, handle.problems = overrides, inputs.extras, inputs.problems
-        handle.problems += doubts(loop, self._library, self._env, self._project, self._config.orchestration)
+        handle.problems += doubts(loop, means.library, means.env, means.project, means.config.orchestration)
         handle.context = as_read_back(inputs.context)  # so that a replay sees the very values that the run saw
-        handle.journal.secrets = secrets_of(self._env, handle.context, request.secrets)
+        handle.journal.secrets = secrets_of(means.env, handle.context, request.secrets)
         refuse_unknown(request.secrets, handle.secrets)
-        handle.workplace = self._workplace
+        handle.workplace = means.workplace
         if not request.worktree:
             handle.paths = _paths(loop, inputs.context, handle.workplace)
         return handle
 
     def over(self, handle: RunHandle, stored: StoredRun, result: RunResult) -> RunHandle:
         """A handle for a run that is over already, in the place of one for the same request."""
-        there = RunHandle(self.runs, self._bus, stored.run_id, handle.loop, handle.request, handle.index)
+        there = RunHandle(self._means.runs, self._means.bus, stored.run_id, handle.loop, handle.request, handle.index)
         there.stored, there.journal.secrets = stored, handle.secrets
         there.finish(result)
         return there
 
     def again(self, stored: StoredRun, changes: Changes) -> RunHandle:
         """A handle for a run that is to go on; raises if it cannot: see `Session.resume`."""
+        means = self._means
         from_state = changes.get("from_state")
-        replayed = rebuild.rebuild(stored, self._library, self._env, from_state=from_state)
+        replayed = rebuild.rebuild(stored, means.library, means.env, from_state=from_state)
         created = replayed.created or stored.created
         refuse_missing(stored.run_id, [created["context"], created["env"]], created.get("withheld", ()))
         request = Request.from_json(created["request"])
@@ -126,15 +103,15 @@ class Preparing:
             rebuild.refuse_at_cap(stored, replayed, raised)
         loop = self._loop_now(created) if from_state or not replayed.run else replayed.run.root.loop
         loop = machine.with_overrides(loop, raised)
-        handle = RunHandle(self.runs, self._bus, stored.run_id, loop, request, created["index"])
+        handle = RunHandle(means.runs, means.bus, stored.run_id, loop, request, created["index"])
         handle.stored, handle.replayed, handle.raised, handle.told = stored, replayed, raised, told
         known = told["from"]["context"] if "from" in told else known
         handle.context = {**known, **raised.get("values", {})}
         handle.since, handle.extras = created["ts"], created.get("extras", {})
         handle.batch = stored.batch
-        secrets = rebuild.secrets_known(stored, self._library, self._env)
-        handle.journal.secrets = secrets.and_more(secrets_of(self._env, handle.context, request.secrets).values)
-        if stored.is_out_of_budget and (reason := self._purse.excess(handle)):
+        secrets = rebuild.secrets_known(stored, means.library, means.env)
+        handle.journal.secrets = secrets.and_more(secrets_of(means.env, handle.context, request.secrets).values)
+        if stored.is_out_of_budget and (reason := means.purse.excess(handle)):
             hint = "give it more: --max-usd, --max-tokens or --deadline"
             raise RefusedError(f"run {stored.run_id} would end at once: {reason}", hint=hint)
         handle.journal.continue_at(stored.end, stored.text.records[-1]["seq"])
@@ -145,20 +122,21 @@ class Preparing:
 
     def _workplace_of(self, stored: StoredRun) -> Path:
         """Where a stored run is to go on: where this session's runs work or, if that is the project, where it was."""
-        if self._workplace != self._project:
-            return self._workplace
-        place = Path(stored.created.get("workplace", self._project))
+        if self._means.workplace != self._means.project:
+            return self._means.workplace
+        place = Path(stored.created.get("workplace", self._means.project))
         if not place.is_dir():
             raise RefusedError(f"{place}, where run {stored.run_id} was at work, is gone", hint=_above(stored))
         return place
 
     def _loop_now(self, created: Mapping[str, Any]) -> Loop:
-        return machine.with_overrides(self._library.load(created["path"]).loop, created["overrides"])
+        return machine.with_overrides(self._means.library.load(created["path"]).loop, created["overrides"])
 
     def _told(
         self, stored: StoredRun, replayed: Replayed, request: Request, in_doubt: InDoubt, from_state: str | None
     ) -> dict[str, Any]:
         """What somebody said about how the run is to go on, as its journal is to have it."""
+        means = self._means
         word = in_doubt if isinstance(in_doubt, str) else in_doubt.get(stored.run_id)
         where = rebuild.doubt(stored, replayed)
         if from_state is None:
@@ -167,7 +145,7 @@ class Preparing:
             return {} if word is None or where is None else {"in_doubt": word}
         loop = self._loop_now(replayed.created or stored.created)
         state = rebuild.state_in(loop, from_state, stored, replayed)
-        fresh = inputs_of(loop, request, self._project, self._config, f"{stored.folder / 'artifacts'}/").context
+        fresh = inputs_of(loop, request, means.project, means.config, f"{stored.folder / 'artifacts'}/").context
         known = {} if replayed.run is None else replayed.run.root.context
         start = {"state": state, "path": loop.path, "fingerprint": loop.fingerprint, "env": self._named_env(loop)}
         return {"from": {**start, "context": as_read_back({**fresh, **known})}}
@@ -186,10 +164,10 @@ class Preparing:
             "context": handle.context,
             "extras": handle.extras,
             "env": env,
-            "batch": self._batch,
+            "batch": self._means.batch,
             "index": handle.index,
-            **({"parent": self._above[-1]} if self._above else {}),
-            **({} if handle.workplace == self._project else {"workplace": str(handle.workplace)}),
+            **({"parent": self._means.above[-1]} if self._means.above else {}),
+            **({} if handle.workplace == self._means.project else {"workplace": str(handle.workplace)}),
             **({"withheld": withheld} if withheld else {}),
         }
 
@@ -220,7 +198,7 @@ class Preparing:
         """What the loop's templates may see of the environment; the same for all its runs."""
         known = self._named.get(loop.fingerprint)
         if known is None:
-            known = self._named[loop.fingerprint] = named_env(loop, self._env)
+            known = self._named[loop.fingerprint] = named_env(loop, self._means.env)
         return known
 
 

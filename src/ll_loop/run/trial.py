@@ -73,7 +73,7 @@ class Trial(Session):
 
     def _make_room(self) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="ll-loop-test-")
-        self.runs = self._preparing.runs = Path(self._scratch.name).resolve()
+        self.runs = self._means.runs = Path(self._scratch.name).resolve()
 
     async def attempt(
         self, request: Request, state: str, *, captured: Mapping[str, str] = EMPTY, prev: str | None = None
