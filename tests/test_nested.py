@@ -15,7 +15,7 @@ from ll_loop.run.session import Session
 from projects import Project, Repo, appears, only
 
 ALONE = "mkdir inside || echo together >> seen; sleep 0.3; rmdir inside; echo {} >> ran"
-LIMIT = 60
+LIMIT = 120
 BACKENDS = ["trio"]
 """Of the sessions; the commands that their actions call run on the other one."""
 
