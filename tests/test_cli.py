@@ -244,6 +244,7 @@ def test_a_bad_end_may_end_the_others(ll: Ll) -> None:
         (["run", "counter", "--delay", "-1"], 64),
         (["run", "counter", "--backend", "curio"], 64),
         (["run", "counter", "--project", "nowhere"], 64),
+        (["run", "counter", "--host", "nobody"], 64),
         (["run"], 64),
         (["run", "counter", "x", "y"], 64),
         (["simulate", "counter", "--scenario", "some-pass"], 64),

@@ -58,6 +58,9 @@ def test_config_shows_every_value_and_where_it_comes_from(ll: Ll, tmp_path: Path
     assert row(out, "loops.loops_dir") == ['".loops"', "default"]
     assert row(out, "advisor.timeout_seconds") == ["5.0", ".ll/ll-config.json:1  not used yet"]
     assert row(ll("config")[1], "loops.run_defaults.delay") == ["2.0"]
+    assert "advisor.timeout_seconds" in out
+    assert "extensions" not in out, "nothing uses it, and nobody gave it"
+    assert out.splitlines()[-1].endswith(" keys that nothing uses yet: --json has all")
 
 
 def test_config_as_json_is_for_programs(ll: Ll, tmp_path: Path) -> None:

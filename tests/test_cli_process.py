@@ -231,3 +231,14 @@ def test_what_runs_nothing_starts_no_event_loop_and_loads_nothing_heavy(
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=project)
     assert done.stderr == "[]\n"
     assert ("run-many" if words == ["--help"] else "sleeper") in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"), [("run-m", ["run-many"]), ("run slee", ["sleeper"]), ("run --max-u", ["--max-usd"])]
+)
+def test_a_shell_completes_commands_loops_and_options(project: Path, typed: str, completed: list[str]) -> None:
+    words = f"ll-loop {typed}"
+    asked = {"_LL_LOOP_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    command = [sys.executable, "-m", "ll_loop"]
+    done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, check=True, cwd=project)
+    assert [line.removeprefix("plain,") for line in done.stdout.split()] == completed

@@ -76,6 +76,15 @@ def test_a_file_that_is_broken_is_still_a_loop(ll: Ll, project: Path) -> None:
     assert [(one["rule"], one["line"]) for one in report["violations"]] == [("load.yaml-syntax", 3)]
 
 
+@pytest.mark.parametrize("text", ["", "# to do\n", "name: x\n  bad: [\n", "\tname: x\n"])
+def test_a_file_of_the_project_that_says_nothing_is_not_passed_over(ll: Ll, project: Path, text: str) -> None:
+    put(project, ".loops/cut.yaml", text)
+    put(project, ".loops/list.yaml", "- 1\n")
+    said = ll("-j")
+    assert said.code == 65
+    assert {report["loop"]: report["valid"] for report in said.json} == {"cut": False, "good": True}
+
+
 def test_files_of_runs_are_not_looked_at(ll: Ll, project: Path) -> None:
     put(project, ".loops/runs/x/artifacts/left.yaml", WRONG)
     assert [report["loop"] for report in ll(".", "-j").json] == [".loops/good.yaml"]

@@ -21,6 +21,11 @@ class Setting(Struct, frozen=True):
     effect: str
     works: bool
 
+    @property
+    def is_given(self) -> bool:
+        """Whether anything but the default stands there."""
+        return self.origin != DEFAULT
+
 
 def settings(config: Config) -> list[Setting]:
     """Every key that concerns loops, those that have an effect first."""

@@ -33,7 +33,7 @@ async def new(name: str, start: str, as_json: bool, project: Path | None) -> int
         "ll-loop test fix-format check", "ll-loop test coverage measure --context limit=3 --captured score=7"
     )
 )
-@click.argument("name")
+@click.argument("name", shell_complete=options.loop_names)
 @click.argument("state", required=False)
 @click.argument("input", required=False)
 @click.option("--state", "named", metavar="STATE", help="The same as STATE; a word after NAME is then the input.")
@@ -63,7 +63,7 @@ async def test(
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=options.loop_names)
 @click.option("--name", "called", metavar="NEW", help="What the copy is to be called.")
 @options.as_json
 @options.project
@@ -78,7 +78,7 @@ async def install(name: str, called: str | None, as_json: bool, project: Path | 
 
 
 @click.command()
-@click.argument("old")
+@click.argument("old", shell_complete=options.loop_names)
 @click.argument("new")
 @click.option("--dry-run", is_flag=True, help="Say what would be changed; change nothing.")
 @options.as_json

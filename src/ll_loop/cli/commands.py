@@ -28,7 +28,7 @@ SCENARIOS = ("all-pass", "all-fail", "all-error", "first-fail", "alternating")
         "ll-loop run fix-format --worktree --background",
     )
 )
-@click.argument("name")
+@click.argument("name", shell_complete=options.loop_names)
 @click.argument("input", required=False)
 @click.option("--builtin", is_flag=True, help="Run the built-in loop, whatever the project calls so.")
 @options.start
@@ -53,7 +53,7 @@ async def run(name: str, input: str | None, dry_run: bool, **given: Any) -> int:
         "ll-loop run-many fix-format docs --worktree --json",
     ),
 )
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1, required=True, shell_complete=options.loop_names)
 @options.start
 @options.jobs
 @options.host_slots
@@ -192,7 +192,7 @@ async def history(wanted: str | None, full: bool, as_json: bool, project: Path |
         "ll-loop validate", "ll-loop validate fix-format --fix", "ll-loop validate flows/ --strict --format github"
     )
 )
-@click.argument("names", nargs=-1, metavar="[PATH|NAME]...")
+@click.argument("names", nargs=-1, metavar="[PATH|NAME]...", shell_complete=options.loop_names)
 @click.option("--format", "form", type=click.Choice(FORMATS), help="How to print what is wrong; text by default.")
 @click.option("-j", "--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("--strict", is_flag=True, help="Let warnings make a loop wrong.")
@@ -256,7 +256,7 @@ async def config(show_origin: bool, as_json: bool, project: Path | None) -> int:
 
 
 @click.command(epilog=options.examples("ll-loop show fix-format --diagram", "ll-loop show bisect --resolved"))
-@click.argument("name")
+@click.argument("name", shell_complete=options.loop_names)
 @click.option("--diagram", is_flag=True, help="Draw it; no wider than the terminal.")
 @click.option(
     "--diagram-edge-labels", "labels", type=click.Choice(["on", "off"]), help="With labels, or without; on by default."
@@ -312,7 +312,7 @@ async def fake_host(words: tuple[str, ...]) -> int:
 
 
 @click.command(epilog=options.examples("ll-loop simulate fix-format --scenario first-fail"))
-@click.argument("name")
+@click.argument("name", shell_complete=options.loop_names)
 @click.argument("input", required=False)
 @click.option(
     "--scenario", type=click.Choice(SCENARIOS), help="How actions end; asked for each on a terminal, else all-pass."

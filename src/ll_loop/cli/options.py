@@ -75,6 +75,14 @@ def examples(*lines: str) -> str:
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
+def loop_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """What the shell may complete a loop's name to."""
+    from .. import api
+
+    library = api.Library(api.find_project(Path.cwd()))
+    return [entry.name for entry in library.list() if entry.name.startswith(incomplete)]
+
+
 project = click.option(
     "--project",
     type=click.Path(exists=True, file_okay=False, path_type=Path),

@@ -60,10 +60,12 @@ def placed(word: str, state: str) -> str:
 
 
 def plural(number: int, word: str) -> str:
-    """A number of things: `1 retry`, `2 retries`, `2 processes`."""
+    """A number of things: `1 retry`, `2 retries`, `2 keys`, `2 processes`."""
     if number == 1:
         return f"{number} {word}"
-    return f"{number} {word[:-1]}ies" if word.endswith("y") else f"{number} {word}{'es' if word.endswith('s') else 's'}"
+    if word[-1] == "y" and word[-2] not in "aeo":
+        return f"{number} {word[:-1]}ies"
+    return f"{number} {word}{'es' if word[-1] == 's' else 's'}"
 
 
 def seconds(value: float, *, whole: bool = False) -> str:

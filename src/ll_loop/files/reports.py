@@ -14,7 +14,7 @@ from ..core.model import Loop
 from ..errors import NotFoundError, Problem, UsageError
 from .heads import head_of, looks_like_a_loop
 from .library import Library, stamp_of
-from .nodes import MAX_BYTES
+from .nodes import MAX_BYTES, parse
 
 MISSING = "load.missing"
 """The rule of a report on a name that means no file."""
@@ -134,9 +134,12 @@ def _own(library: Library) -> Iterator[tuple[str, Path | None]]:
 def loops_below(library: Library, folder: Path) -> list[Path]:
     """The loop files at any depth below an absolute `folder`, sorted, those with mistakes too.
 
-    Not among them: files of runs, libraries of fragments, and unfinished loops that others build on (`from:`).
+    Among the project's own loops, what is empty or no YAML at all counts as one: it was cut off. Not among them: files
+    of runs, libraries of fragments, and unfinished loops that others build on (`from:`).
     """
-    heads = {path: head for path in _yaml_files(folder, library.loops / "runs") if (head := _head(path)) is not None}
+    files = _yaml_files(folder, library.loops / "runs")
+    own = library.loops
+    heads = {path: head for path in files if (head := _head(path, path.is_relative_to(own))) is not None}
     bases = {_base(library, str(head["from"]), path) for path, head in heads.items() if "from" in head}
     return sorted(path for path in heads if path not in bases or library.is_whole(path))
 
@@ -150,8 +153,8 @@ def _yaml_files(folder: Path, runs: Path) -> Iterator[Path]:
         yield from (here / name for name in files if name.endswith(".yaml") and not name.startswith("."))
 
 
-def _head(path: Path) -> Mapping[str, Any] | None:
-    """The catalogue keys of a loop file; None for any other file."""
+def _head(path: Path, own: bool) -> Mapping[str, Any] | None:
+    """The catalogue keys of a loop file; None for any other file. Of our `own`, one that says nothing is a loop."""
     if stamp_of(path) is None:
         return None  # opening a pipe would wait for its writer
     try:
@@ -159,7 +162,9 @@ def _head(path: Path) -> Mapping[str, Any] | None:
             data = file.read(MAX_BYTES)
     except OSError:
         return {}  # the check says why
-    return (head_of(data) or {}) if looks_like_a_loop(data) else None
+    if looks_like_a_loop(data):
+        return head_of(data) or {}
+    return {} if own and parse(data, "").value is None else None
 
 
 def _base(library: Library, name: str, path: Path) -> Path | None:

@@ -13,6 +13,7 @@ from ..core.frame import Frame
 from ..core.model import EMPTY, Loop, OnResume
 from ..core.replay import Replayed, start_in
 from ..errors import RefusedError
+from .agents.asking import choose_host
 from .foresight import doubts
 from .handle import RunHandle
 from .inputs import inputs_of, overrides_of, refuse_depth, scope_of
@@ -57,6 +58,8 @@ class Preparing:
         """A handle for a run of what the request names, or of `loop` in its place; raises if anything is wrong."""
         means = self._means
         check_numbers(request)
+        if request.host:
+            choose_host(request.host, means.env)  # a name that no host has is refused
         refuse_depth(means.above)
         overrides = overrides_of(request, means.config)
         if self._shared:
