@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..core.model import CURRENT, FAILURE_NAMES, Routes
 from ..core.routing import UNCERTAIN, route
-from ..files.build import verdict_of
+from ..files.building.states import verdict_of
 from ..files.keys import misspelt_verdict
 from ..files.nodes import Map, Mark
 from .subject import Finding, StateView, Subject, Target, nearest

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from ..core.model import CURRENT, Loop
 from ..errors import Severity
-from ..files.build import verdict_of
+from ..files.building.states import verdict_of
 from ..files.document import Document, FragmentUse, Steps
 from ..files.fields import is_number
 from ..files.keys import OTHER_TARGETS, PROMPT_TYPES, did_you_mean

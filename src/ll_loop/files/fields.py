@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
@@ -17,6 +17,8 @@ from .nodes import Map, Seq, plain
 SHAPE = "load.shape"
 
 LARGEST = sys.float_info.max
+
+_T = TypeVar("_T")
 
 
 class Fields(Struct, frozen=True):
@@ -134,6 +136,11 @@ class Fields(Struct, frozen=True):
 def is_number(value: object) -> bool:
     """Whether it is a number that can be counted or waited for: no boolean, no infinity, no NaN."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def or_else(value: _T | None, default: _T) -> _T:
+    """`value`, or the default in the place of None."""
+    return default if value is None else value
 
 
 def frozen(data: Map) -> Mapping[str, Any]:

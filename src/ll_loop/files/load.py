@@ -10,7 +10,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from .build import build, verdict_of
+from .building.loop import build
+from .building.states import verdict_of
 from .complaints import Complaints
 from .document import Document
 from .keys import EVALUATE, NESTED, STATE, TOP_LEVEL, did_you_mean, misspelt_verdict
