@@ -13,7 +13,7 @@ from ll_loop.core.model import OnResume
 from ll_loop.core.replay import ReplayError
 from ll_loop.errors import NotFoundError, RefusedError, UsageError
 from ll_loop.run.session import Session
-from projects import Project, appears, only
+from projects import Project, appears, eventually, only
 
 
 @pytest.fixture
@@ -270,6 +270,8 @@ async def _cut_off_saying(project: Project, head: str, *actions: str) -> str:
     async with Session(project.folder, grace=0) as session:
         run = session.start("a")
         await appears(project.file("begun"))
+        if "backoff" in head:
+            await eventually(lambda: only(project.records(run.run_id), "route"))
         run.cancel()
     return run.run_id
 
