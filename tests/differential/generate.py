@@ -25,6 +25,7 @@ OUTPUTS = (
     '{"a": {"b": [1, 2]}, "n": 3}', '{"n": "3", "t": true}', '{"isError": true}', "[1, 2]", "nan",
     "one\ntwo\n\n  three", "tail\n\n", "\u00e9t\u00e9", "it's", '"q"', "back\\slash", "$HOME", "a\tb", "done", "b",
     "${context.x}", "*", "partial", "blocked", "error", "timeout", "_", "yes_uncertain", "cannot_judge_uncertain",
+    "dos\r\nends\r\n", "10%\r20%", "\r", "  3\r\n\r\n", "x\x0cy\x1cz\u2028w",
 )  # fmt: skip
 CODES = (0, 0, 0, 0, 0, 1, 1, 2, 3, 7, 124, 127)
 MARKED = ("LOOP_STOP: enough", "say FATAL_ERROR: boom", "CONTEXT_HANDOFF: later on")
