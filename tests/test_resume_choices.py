@@ -262,7 +262,7 @@ async def test_a_sub_loop_that_is_over_may_be_changed(project: Project) -> None:
 
 # --- other values ------------------------------------------------------------------------------------------
 
-SAYS = "echo ${context.n} ${context.new:default=-} >> said"
+SAYS = "echo ${context.n} ${context.new:default=-} $LL_HANDOFF_THRESHOLD >> said"
 
 
 async def _cut_off_saying(project: Project, head: str, *actions: str) -> str:
@@ -279,8 +279,8 @@ async def _cut_off_saying(project: Project, head: str, *actions: str) -> str:
 @pytest.mark.parametrize(
     ("head", "actions", "said"),
     [
-        ("", [SAYS, f"{SAYS}; touch begun; test -e go || sleep 60", SAYS], ["1 -", "1 -", "2 x", "2 x"]),
-        ("backoff: 60\n", [f"{SAYS}; touch begun", SAYS, SAYS], ["1 -", "2 x", "2 x"]),
+        ("", [SAYS, f"{SAYS}; touch begun; test -e go || sleep 60", SAYS], ["1 -", "1 -", "2 x 70", "2 x 70"]),
+        ("backoff: 60\n", [f"{SAYS}; touch begun", SAYS, SAYS], ["1 -", "2 x 70", "2 x 70"]),
     ],
     ids=["in an action", "in a pause"],
 )
@@ -290,7 +290,7 @@ async def test_a_run_goes_on_with_other_values_and_another_pause(
     run_id = await _cut_off_saying(project, head, *actions)
     project.file("go").touch()
     async with Session(project.folder) as session:
-        [again] = api.resume(session, context=[("n", " 2"), ("new", "x")], delay=0)
+        [again] = api.resume(session, context=[("n", " 2"), ("new", "x")], delay=0, handoff_threshold=70)
         assert (await again.wait()).status == "completed"
     assert project.lines("said") == said
     [resumed] = only(project.records(run_id), "run_resumed")

@@ -83,6 +83,8 @@ def resume(
     max_steps: int | None = None,
     max_iterations: int | None = None,
     delay: float | None = None,
+    prompt_size_warn: int | None = None,
+    handoff_threshold: int | None = None,
     context: Overrides = (),
     failed: bool = False,
     no_host_guard: bool = False,
@@ -100,18 +102,18 @@ def resume(
     """
     caps = _given(max_steps=max_steps, max_iterations=max_iterations)
     wishes = _given(no_host_guard=no_host_guard or None, host_guard_budget_mb=host_guard_budget_mb)
+    more = _given(delay=delay, prompt_size_warn=prompt_size_warn, handoff_threshold=handoff_threshold)
     if failed and from_state is not None:
         raise UsageError("what failed is started anew, not from a state", hint="say --from or --failed")
     if failed:
-        asked = failed_requests(session.runs, wanted, {**caps, **wishes, **_given(delay=delay)}, session.env)
+        asked = failed_requests(session.runs, wanted, {**caps, **wishes, **more}, session.env)
         return start_all(session, [request.but_with(context) for request in asked])
     found = resumable_runs(session.runs, wanted, raised=caps.keys())
     if from_state is not None and len(found) > 1:
         ids = ", ".join(run.run_id for run in found)
         raise UsageError(f"{len(found)} runs would go on from `{from_state}`: {ids}", hint="say which one")
-    changes: Changes = {"delay": delay, "context": context, "wishes": wishes, "from_state": from_state}
-    changes |= {"max_steps": max_steps, "max_iterations": max_iterations, "in_doubt": in_doubt or EMPTY}
-    return session.resume_all(found, **changes)
+    changes: Changes = {"context": context, "wishes": wishes, "in_doubt": in_doubt or EMPTY, "from_state": from_state}
+    return session.resume_all(found, **changes, **caps, **more)
 
 
 def _given(**asked: Any) -> dict[str, Any]:

@@ -92,6 +92,8 @@ async def run_many(names: tuple[str, ...], dry_run: bool, **given: Any) -> int:
 @options.delay
 @options.budget
 @options.host_guard
+@options.prompt_size
+@options.handoff_threshold
 @options.jobs
 @options.host_slots
 @options.background

@@ -114,6 +114,17 @@ host_guard = together(
         help="What actions may use of memory in sum, in place of the loop's own limit; 0 for none.",
     ),
 )  # fmt: skip
+prompt_size = together(
+    click.option(
+        "--prompt-size-warn-chars", "prompt_size_warn", type=click.IntRange(min=0), metavar="N",
+        help="Warn of longer prompts; 0 means never.",
+    ),
+    click.option("--no-prompt-size-guard", is_flag=True, help="The same as --prompt-size-warn-chars 0."),
+)  # fmt: skip
+handoff_threshold = click.option(
+    "--handoff-threshold", type=click.IntRange(1, 100), metavar="PERCENT",
+    help="Tell actions when to hand over (LL_HANDOFF_THRESHOLD).",
+)  # fmt: skip
 host_slots = click.option(
     "--host-slots", type=click.IntRange(min=1), metavar="N", help="Call agent hosts at most N at a time."
 )
@@ -185,19 +196,12 @@ start = together(
     click.option("--llm-model", default="", metavar="ID", help="Model of judges."),
     click.option("--no-llm", is_flag=True, help="Let no model judge: such verdicts are errors."),
     host_guard,
-    click.option(
-        "--prompt-size-warn-chars", "prompt_size_warn", type=click.IntRange(min=0), metavar="N",
-        help="Warn of longer prompts; 0 means never.",
-    ),
-    click.option("--no-prompt-size-guard", is_flag=True, help="The same as --prompt-size-warn-chars 0."),
+    prompt_size,
     click.option(
         "--max-successors", type=click.IntRange(min=0), metavar="N",
         help="Go on by itself after a handoff at most N times (`on_handoff: spawn`).",
     ),
-    click.option(
-        "--handoff-threshold", type=click.IntRange(1, 100), metavar="PERCENT",
-        help="Tell actions when to hand over (LL_HANDOFF_THRESHOLD).",
-    ),
+    handoff_threshold,
     click.option(
         "--context-limit", type=click.IntRange(min=1), metavar="TOKENS",
         help="Tell actions how large a context is (LL_CONTEXT_LIMIT).",

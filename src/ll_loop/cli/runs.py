@@ -101,6 +101,8 @@ def asked_of_resume(given: dict[str, Any]) -> Asked:
     """What the options of `resume` ask for."""
     project, telling = _project(given), _taken(given, Telling.__struct_fields__)
     shared = _taken(given, (*_SHARED, *_BUDGET))
+    if given.pop("no_prompt_size_guard"):
+        given["prompt_size_warn"] = 0
     return Errand(project, resume=Resumption(**given), **shared), Telling(**telling)
 
 

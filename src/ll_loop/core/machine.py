@@ -43,7 +43,7 @@ BUDGETS = ("budget", "shared")
 """What a resume can raise besides caps: see `Loop`. A mapping of limits, which replace those that it names."""
 
 
-REPLACED = (*CAPS.values(), *BUDGETS, "wishes", "backoff", "values")
+REPLACED = (*CAPS.values(), *BUDGETS, "wishes", "backoff", "prompt_size_warn", "handoff_threshold", "values")
 """All that a resume can replace; `values` are values of the context of the run's own loop."""
 
 

@@ -90,8 +90,7 @@ def _wishes_of(request: Request, config: Config) -> dict[str, Any]:
 
 def exports_of(loop: Loop, request: Request) -> dict[str, str]:
     """The environment variables with which actions of the run learn about handoffs."""
-    threshold = request.handoff_threshold or loop.handoff_threshold
-    given = {HANDOFF_THRESHOLD: threshold, CONTEXT_LIMIT: request.context_limit}
+    given = {HANDOFF_THRESHOLD: loop.handoff_threshold, CONTEXT_LIMIT: request.context_limit}
     return {name: str(value) for name, value in given.items() if value is not None}
 
 

@@ -36,6 +36,8 @@ class Changes(TypedDict, total=False):
     max_steps: int | None
     max_iterations: int | None
     delay: float | None
+    prompt_size_warn: int | None
+    handoff_threshold: int | None
     context: Overrides
     wishes: Mapping[str, Any]
     in_doubt: InDoubt
@@ -211,6 +213,8 @@ def _replaced(changes: Changes) -> dict[str, Any]:
         "max_steps": changes.get("max_steps"),
         "max_iterations": changes.get("max_iterations"),
         "backoff": changes.get("delay"),
+        "prompt_size_warn": changes.get("prompt_size_warn"),
+        "handoff_threshold": changes.get("handoff_threshold"),
         "wishes": dict(changes.get("wishes", EMPTY)) or None,
     }
     return {name: value for name, value in given.items() if value is not None}

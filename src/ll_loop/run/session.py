@@ -240,10 +240,11 @@ class Session:
         """Go on with a run that was interrupted or killed; what it left alive is ended first.
 
         `max_steps` and `max_iterations` replace its caps from here on, `delay` (seconds) the pause between its steps,
-        `context` values of its own context (pairs are texts, which take the type of the value that they replace; a
-        sub-loop under way keeps what it was handed), `wishes` what its start wished, the session's
-        `max_usd`, `max_tokens` and `deadline` its budget, or that of its batch if it has one. `in_doubt` (`rerun`,
-        `skip` or `fail`, or that by run id) says what to do with an action that was cut off, in place of its state.
+        `prompt_size_warn` and `handoff_threshold` what its start said (see `Request`), `context` values of its own
+        context (pairs are texts, which take the type of the value that they replace; a sub-loop under way keeps what it
+        was handed), `wishes` what its start wished, the session's `max_usd`, `max_tokens` and `deadline` its budget, or
+        that of its batch if it has one. `in_doubt` (`rerun`, `skip` or `fail`, or that by run id) says what to do with
+        an action that was cut off, in place of its state.
 
         With `from_state` it goes on at that state of its loop as the file is now, though it may have failed or ended at
         a cap; its captures and counters stay, and values that the file has new are added to its context.

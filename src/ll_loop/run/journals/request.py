@@ -66,7 +66,8 @@ class Request(Struct, frozen=True):
     def overrides(self) -> dict[str, Any]:
         """What replaces the loop's own values."""
         given = {"max_steps": self.max_steps, "max_iterations": self.max_iterations, "backoff": self.delay,
-                 "prompt_size_warn": self.prompt_size_warn, "max_successors": self.max_successors}  # fmt: skip
+                 "prompt_size_warn": self.prompt_size_warn, "handoff_threshold": self.handoff_threshold,
+                 "max_successors": self.max_successors}  # fmt: skip
         budget = limits(self.max_usd, self.max_tokens, self.deadline)
         return {key: value for key, value in given.items() if value is not None} | (
             {"budget": budget} if budget else {}
