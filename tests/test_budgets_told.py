@@ -44,16 +44,18 @@ def prompts(project: Project, name: str, *scripts: str, model: str = "") -> str:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_dollars_end_a_run_and_a_resume_with_more_goes_on(project: Project, ll: Ll, backend: str) -> None:
-    prompts(project, "a", DEAR, DEAR, DEAR)
+    prompts(project, "a", DEAR, DEAR, DEAR, DEAR)
     said = ll("run", "a", "--max-usd", "1.5", "--backend", backend)
     assert said.code == 1
     assert "budget used up: $2.00 of $1.50 are spent" in said.err
     assert "--max-usd USD" in said.err
     again = ll("resume", "--max-usd", "1.5", "--backend", backend)
     assert (again.code, "would end at once" in again.err) == (75, True)
+    on = ll("resume", "--max-usd", "2.5", "--backend", backend)
+    assert "state=s3 exit=0" in on.err  # as any step is told, though it was entered before
     more = ll("resume", "--max-usd", "10", "--json", "--backend", backend)
     [run] = more.json["runs"]
-    assert (more.code, run["status"], run["usage"]["cost_usd"]) == (0, "completed", 3.0)
+    assert (more.code, run["status"], run["usage"]["cost_usd"]) == (0, "completed", 4.0)
 
 
 def test_tokens_and_time_end_runs_too(project: Project, ll: Ll) -> None:

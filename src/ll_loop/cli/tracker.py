@@ -96,6 +96,8 @@ class Following(Struct):
     began: bool = False
     ended: bool = False
     stopped_at: float = 0.0
+    entered: tuple[str, int] | None = None
+    """The state and the step in which it goes on, until it is known whether it enters that anew."""
 
     @property
     def name(self) -> str:
@@ -229,10 +231,23 @@ class Tracker:
     def _enter(self, run: Following, record: Record) -> Iterator[Happening]:
         depth = record.get("depth", 0)
         yield from self._leave(run, depth, "", record)
+        run.entered = None
         attempt = record.get("attempt", 1)
         run.steps.append(Step(record["state"], record["iteration"], self.clock(), depth, attempt))
         if not depth:
             run.count = record["iteration"]
+
+    def _resume(self, run: Following, record: Record) -> Iterator[Happening]:
+        run.entered = record["from_state"], record["iteration"]
+        return iter(())
+
+    def _spawn(self, run: Following, record: Record) -> Iterator[Happening]:
+        """A run that goes on with an action that had not begun yet is in its state already, and does not enter it."""
+        if run.entered is not None and not run.steps:
+            state, number = run.entered
+            run.steps.append(Step(state, number, self.clock(), record.get("depth", 0), 1))
+        run.entered = None
+        return iter(())
 
     def _act(self, run: Following, record: Record) -> Iterator[Happening]:
         if run.step is not None:
@@ -280,6 +295,8 @@ _HANDLERS: Mapping[str, Callable[[Tracker, Following, Record], Iterator[Happenin
     "loop_start": Tracker._start,
     "scope_waiting": Tracker._wait,
     "state_enter": Tracker._enter,
+    "loop_resume": Tracker._resume,
+    "action_spawned": Tracker._spawn,
     "action_start": Tracker._act,
     "action_complete": Tracker._acted,
     "evaluate": Tracker._judge,
