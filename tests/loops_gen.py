@@ -378,10 +378,10 @@ def is_event(record: Mapping[str, Any]) -> bool:
 
 
 def bare(record: Mapping[str, Any], *, numbers: bool = True) -> Record:
-    """An event without what the journal adds and, with `numbers` false, without counts of steps."""
+    """An event without what the journal adds and, with `numbers` false, without counts of steps and tokens."""
     left_out = {"ts", "seq", "deadline_ts"}
     if not numbers:
-        left_out |= {"iteration", "iterations", "alert_id"}
+        left_out |= {"iteration", "iterations", "alert_id", "usage"}
     return {key: value for key, value in record.items() if key not in left_out}
 
 

@@ -13,7 +13,7 @@ from ll_loop import Session
 from ll_loop.errors import RefusedError
 from ll_loop.run.journals import recovery
 from ll_loop.run.journals.request import Request, RunResult
-from projects import LIMIT, Project, names, only
+from projects import LIMIT, Project, eventually, names, only
 
 HAIKU = "init model=claude-haiku-4-5"
 """A million tokens in cost 1 dollar, a million out 5."""
@@ -136,6 +136,20 @@ async def test_a_hosts_own_figure_wins(project: Project) -> None:
     prompts(project, "demo", f"{HAIKU};text ok;{raw}")
     result, _ = await run(project, "demo")
     assert (result.usage["cost_usd"], result.usage["tokens"], result.usage["known_tokens"]) == (0.25, None, 9)
+
+
+async def test_what_a_turn_cost_that_was_cut_off_is_unknown(project: Project) -> None:
+    prompts(project, "demo", DEAR, f"{HAIKU};text ok;sleep 60;result in=1 out=1")
+    async with Session(project.folder, grace=0) as session:
+        handle = session.start_request(Request("demo", host="fake"))
+        await eventually(lambda: len(only(project.records(handle.run_id), "action_spawned")) == 2)
+        session.shut_down()
+    first = (await handle.wait()).usage
+    assert (first["turns"], first["cost_usd"], first["known_cost_usd"]) == (2, None, 1.0)
+    async with Session(project.folder, max_usd=1) as session:  # another budget: it ends before the next turn
+        resumed = session.resume(recovery.open_run(project.runs, handle.run_id))
+        again = (await resumed.wait()).usage
+    assert (again["turns"], again["known_cost_usd"]) == (2, 1.0)  # and is counted once
 
 
 async def test_a_shell_run_tells_no_usage(project: Project) -> None:

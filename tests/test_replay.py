@@ -15,6 +15,7 @@ from ll_loop.core.effects import (
     ActionDone,
     Answer,
     AskHuman,
+    AskModel,
     Breathe,
     FindHuman,
     HumanFound,
@@ -153,8 +154,9 @@ def goes_on_alike(whole: MemoryRun, length: int) -> None:
     cut.finish()
     if again and (is_capped_inside(cut) or isinstance(found.run.top.current.work, Learning)):
         return  # a sub-loop's state took a step that it had planned otherwise; all targets are looked up again
-    expected = told_since(whole, length, numbers=not again)
-    told = told_since(cut, length, numbers=not again)
+    counts_alike = not again and not isinstance(found.run.waiting, AskModel)
+    expected = told_since(whole, length, numbers=counts_alike)
+    told = told_since(cut, length, numbers=counts_alike)
     opening = next(index for index, record in enumerate(told) if record["event"] == "loop_resume")
     names = ["loop_resume", "loop_start", *(["state_enter", "action_start"] if again else [])]
     names += ["human_approval_requested"] if isinstance(found.run.waiting, AskHuman) else []

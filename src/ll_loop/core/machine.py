@@ -93,17 +93,26 @@ def advance(run: Run, outcome: Outcome) -> Decision:
 
 
 def interrupt(
-    run: Run, at: float, ts: str, *, by: TerminatedBy = "interrupted", signal: int = 0, error: str | None = None
+    run: Run,
+    at: float,
+    ts: str,
+    *,
+    by: TerminatedBy = "interrupted",
+    signal: int = 0,
+    error: str | None = None,
+    begun: bool = False,
 ) -> Decision:
     """Close a run in the middle. No route is taken: the state stays current, and `resume` enters it again.
 
-    ValueError if the run has ended already.
+    `begun` is whether a process was started for what is under way. ValueError if the run has ended already.
     """
     if run.ending is not None:
         raise ValueError(f"{run!r} cannot be interrupted")
     move = Move(run, at, ts, 0.5)
     if isinstance(run.waiting, AskHuman):
         approvals.withdraw(move)
+    if begun:
+        spending.book_lost(move, run.waiting)
     end_all(move, by, error=error, signal=signal)
     return Decision(replace(_settled(move, None), waiting=run.waiting, after=run.after), None, tuple(move.events))
 
@@ -141,6 +150,8 @@ def resume(
     move = Move(replace(run, stop=None if over else run.stop, ending=None, successors=0), at, ts, 0.5)
     _replace(move, raised)
     goes_on = ending is None or _goes_on(ending, move.frames[0])
+    if ending is None and started:
+        spending.book_lost(move, run.waiting)
     if over and goes_on:
         move.frame.state = move.frame.pre_cap_state or move.frame.state
         _reopen(move.frame)

@@ -143,7 +143,15 @@ def _apply(loop: Loop, state: Replayed, record: Mapping[str, Any], load: Load) -
         answer = _answer(record["answer"], load)
         return machine.advance(run, Outcome(answer, at, ts, record["chance"]))
     if name == "run_interrupted":
-        return machine.interrupt(run, at, ts, by=record["by"], signal=record["signal"], error=record.get("error"))
+        return machine.interrupt(
+            run,
+            at,
+            ts,
+            by=record["by"],
+            signal=record["signal"],
+            error=record.get("error"),
+            begun=record.get("begun", False),
+        )
     start = _start(state, record, load) if "from" in record else None
     choice = record.get("in_doubt")
     return machine.resume(run, at, ts, started=record["started"], in_doubt=choice, start=start, **caps_in(record))

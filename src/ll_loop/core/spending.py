@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import events
-from .effects import ActionDone, Answer, ModelSaid
+from .effects import ActionDone, Answer, AskModel, Effect, ModelSaid, RunAction
 from .model import EMPTY, Loop
 from .move import EndRun, Move, assign
 from .tally import Tally, tally_of, total
@@ -28,6 +28,14 @@ def book(move: Move, answer: Answer) -> None:
     root = move.frames[0].loop
     if new and (root.budget.usd is not None or root.shared.usd is not None):
         move.warn(f"the price of {new[0]} is not known: what it costs is missing from what --max-usd counts")
+
+
+def book_lost(move: Move, effect: Effect | None) -> None:
+    """Count a call of a host that was cut off: nobody knows what it cost."""
+    if isinstance(effect, AskModel) or (isinstance(effect, RunAction) and effect.prompt):
+        place = (move.frame.loop.name, move.frame.state)
+        lost = Tally(turns=1, uncounted=1, unpriced=1)
+        move.spent = {**move.spent, place: move.spent.get(place, Tally()) + lost}
 
 
 def check_ceiling(move: Move) -> None:

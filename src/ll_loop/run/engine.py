@@ -89,8 +89,10 @@ class Engine:
         self._performer = None  # its environment is a good part of what a run that is over would keep in memory
         if self.run is None or self.run.ending is not None:
             return self.run
-        ts, at = now(), round(self._clock.at(), 6)
-        self._journal.append("run_interrupted", {"at": at, "by": by, "signal": signal, "error": error}, ts=ts)
-        decision = machine.interrupt(self.run, at, ts, by=by, signal=signal, error=error)
+        ts, at, begun = now(), round(self._clock.at(), 6), self._journal.has_child
+        self._journal.append(
+            "run_interrupted", {"at": at, "by": by, "signal": signal, "error": error, "begun": begun}, ts=ts
+        )
+        decision = machine.interrupt(self.run, at, ts, by=by, signal=signal, error=error, begun=begun)
         await self._record(decision, ts)
         return decision.run

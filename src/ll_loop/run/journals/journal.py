@@ -106,6 +106,8 @@ class Journal:
         self._end = 0
         self._broken = ""
         self.unsynced = False
+        self.has_child = False
+        """Whether a process was started for what is under way."""
         self.unnamed = True
         """Whether the file's name may be lost in a power cut."""
 
@@ -146,6 +148,8 @@ class Journal:
     def append(self, name: str, fields: Mapping[str, Any], *, ts: str = "", loop: str = "", depth: int = 0) -> Record:
         """Add a record, in memory until `flush`. The listener hears of it when it has been written."""
         self.seq += 1
+        if name in ("action_spawned", "outcome"):
+            self.has_child = name == "action_spawned"
         record: Record = {"event": name, "ts": ts or now(), "run_id": self.run_id, "loop": loop or self.loop}
         if depth:
             record["depth"] = depth
