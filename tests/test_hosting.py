@@ -15,6 +15,7 @@ from ll_loop.core.hosts.claude import Claude
 from ll_loop.core.hosts.codex import Codex
 from ll_loop.core.hosts.command import AnyCommand
 from ll_loop.core.hosts.opencode import OpenCode
+from ll_loop.run.agents.asking import choose_host
 from ll_loop.run.agents.hosting import Hosts, Limits, host_env
 from ll_loop.run.children import procs
 from ll_loop.run.children.pipes import Stream
@@ -181,6 +182,33 @@ def test_a_host_gets_what_it_needs_and_no_marks_of_an_agent_above_it() -> None:
     assert {"PATH", "HOME", "ANTHROPIC_API_KEY", "MY_OWN", "LC_ALL", "LL_LOOP_RUN_ID"} <= set(passed)
     assert not {"CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "DATABASE_PASSWORD"} & set(passed)
     assert passed["LL_NON_INTERACTIVE"] == "1"
+
+
+async def test_a_host_that_is_started_from_inside_an_agent_is_not_told_so(tmp_path: Path) -> None:
+    (tmp_path / "claude").write_text("#!/bin/bash\nenv\n")
+    (tmp_path / "claude").chmod(0o755)
+    above = {"CLAUDECODE": "1", "CLAUDE_CODE_ENTRYPOINT": "cli", "MY_PASSWORD": "p", "CLAUDE_CONFIG_DIR": "/c"}
+    asked = hosts(tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}", **above)
+    said = (await asked.ask(Claude(), Call(prompt="p", cwd=str(tmp_path)), Notes())).reply.output.splitlines()
+    assert {"CLAUDE_CONFIG_DIR=/c", "CLAUDE_CODE_MAX_RETRIES=0", "LL_LOOP_RUN_ID=r1"} <= set(said)
+    assert not [line for line in said if line.startswith(("CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "MY_"))]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "env", "configured", "chosen"),
+    [
+        ("pi", {"LL_HOST_CLI": "codex"}, "gemini", "pi"),
+        ("", {"LL_HOST_CLI": "codex", "LL_HOOK_HOST": "pi"}, "gemini", "codex"),
+        ("", {"LL_HOOK_HOST": "pi"}, "gemini", "pi"),
+        ("", {}, "gemini", "gemini"),
+        ("", {}, "", "opencode"),  # the only one on PATH
+    ],
+)
+def test_the_host_is_the_first_that_is_given(
+    tmp_path: Path, wanted: str, env: dict[str, str], configured: str, chosen: str
+) -> None:
+    (tmp_path / "opencode").touch(0o755)
+    assert choose_host(wanted, {"PATH": str(tmp_path), **env}, configured).key == chosen
 
 
 @pytest.mark.parametrize(

@@ -541,6 +541,18 @@ async def test_a_reader_that_does_not_read_loses_records_and_knows_how_many(proj
     assert len(only(written, "action_output")) == 100
 
 
+async def test_ten_thousand_lines_are_all_told_in_their_order_and_in_the_log(project: Project) -> None:
+    project.loop("a", "seq 10000")
+    async with Session(project.folder) as session:
+        with anyio.fail_after(LIMIT):
+            result = await session.start("a").wait()
+    records = project.records(result.run_id)
+    assert [record["line"] for record in only(records, "action_output")] == [str(n) for n in range(1, 10_001)]
+    assert [record["seq"] for record in records] == list(range(1, len(records) + 1))
+    log = project.runs / result.run_id / "output.log"
+    assert log.read_text().split() == [str(n) for n in range(1, 10_001)]
+
+
 async def test_of_a_run_that_is_over_little_stays_in_memory(project: Project) -> None:
     project.loop("a", "true")
     async with Session(project.folder) as session:
