@@ -53,7 +53,7 @@ def read_trace(project: Path, folder: str, code: int | None) -> Trace:
     if not found:
         return Trace(code, said=said)
     clean = Cleaner(project)
-    events = [clean(json.loads(line)) for line in found[-1].read_text(encoding="utf-8").splitlines() if line.strip()]
+    events = [clean(json.loads(line)) for line in found[-1].read_text(encoding="utf-8").split("\n") if line.strip()]
     path = found[-1].parent / "state.json"
     state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return Trace(code, events, {key: clean(state[key]) for key in STATE_KEYS if state.get(key)}, said)
