@@ -108,12 +108,27 @@ def test_an_answer_is_read_in_the_forms_that_models_write(text: str) -> None:
     assert verdict(step(case(), [writes(text)])).word == "yes"
 
 
-def test_an_answer_that_cannot_be_read_is_asked_for_once_more_and_then_an_error() -> None:
-    again = question(step(case(), [writes("I think it went well.")]))
+UNREADABLE = [
+    "I think it went well.",
+    "",
+    " \n",
+    '{"verdict": "yes", "conf',
+    '```json\n{"verdict":\n```',
+    "[]",
+    "null",
+    "{}",
+]
+
+
+@pytest.mark.parametrize("text", UNREADABLE)
+def test_an_answer_that_cannot_be_read_is_asked_for_once_more_and_then_an_error(text: str) -> None:
+    again = question(step(case(), [writes(text)]))
     assert "could not be read" in again.prompt
-    assert verdict(step(case(), [writes("hm"), says(**GOOD)])).word == "yes"
-    found = verdict(step(case(), [writes("hm"), writes("hm again")]))
-    assert (found.word, found.details["raw_preview"]) == ("error", "hm again")
+    assert verdict(step(case(), [writes(text), says(**GOOD)])).word == "yes"
+    found = verdict(step(case(), [writes("hm"), writes(text)]))
+    assert found.word == "error"
+    assert found.details.get("raw_preview", "") == text.strip()
+    assert found.details.get("empty_output", False) is not bool(text.strip())
 
 
 @pytest.mark.parametrize(
