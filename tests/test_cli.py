@@ -221,6 +221,19 @@ def test_all_runs_start_or_none(ll: Ll, project: Path) -> None:
     assert not (project / ".loops" / "runs").exists()
 
 
+def test_all_that_keeps_a_batch_from_starting_is_told_at_once(ll: Ll, project: Path) -> None:
+    (project / ".loops" / "worse.yaml").write_text("name: worse\n")
+    said = ll("run-many", "wrong", "countr", "counter", "worse", "wrong")
+    assert said.code == 65
+    wrong, _, missing, nearest, worse, *_ = said.err.splitlines()
+    assert "`on_yes` names no state: `dnoe`" in wrong
+    assert (missing, nearest.partition("?")[0]) == ("no loop `countr`", "hint: did you mean `counter`")
+    assert worse.startswith(".loops/worse.yaml:1:1: missing: `initial`")
+    assert said.err.count("dnoe") == 1
+    absent = ll("run-many", "countr", "nobody")
+    assert (absent.code, absent.err.splitlines()[:2]) == (66, ["Error: no loop `countr`", "no loop `nobody`"])
+
+
 def test_a_bad_end_may_end_the_others(ll: Ll) -> None:
     runs = ll("run-many", "bad", "counter", "--jobs", "1", "--fail-fast", "--json").json["runs"]
     assert [run["status"] for run in runs] == ["failed", "interrupted"]

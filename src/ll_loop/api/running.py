@@ -20,9 +20,10 @@ from ..core.frame import Run
 from ..core.machine import with_overrides
 from ..core.model import EMPTY
 from ..core.simulate import Perform, walk
-from ..errors import LoopError, NotFoundError, UsageError
+from ..errors import DefinitionError, LoopError, NotFoundError, Problem, UsageError
 from ..files.config.load import load_config
 from ..files.library import Library
+from ..files.reports import MISSING
 from ..run import detached
 from ..run.detached import Errand, Resumption
 from ..run.handle import RunHandle
@@ -59,8 +60,33 @@ async def run_many(
 
 def start_all(session: Session, requests: Sequence[Request]) -> list[RunHandle]:
     """Start all or none: every request is looked at before the first begins."""
-    prepared = [session.prepare(request) for request in requests]
+    prepared: list[RunHandle] = []
+    wrong: list[LoopError] = []
+    for request in requests:
+        try:
+            prepared.append(session.prepare(request))
+        except LoopError as error:
+            wrong.append(error)
+    if wrong:
+        raise _together(wrong)
     return [session.launch(handle) for handle in prepared]
+
+
+def _together(wrong: Sequence[LoopError]) -> LoopError:
+    """One error for all of them: what is missing and what is wrong in files is told together, else the first."""
+    kinds = {type(error) for error in wrong}
+    if len(wrong) == 1 or not kinds <= {NotFoundError, DefinitionError}:
+        return wrong[0]
+    if kinds == {NotFoundError}:
+        return NotFoundError("\n".join(dict.fromkeys(map(str, wrong))), hint=wrong[0].hint)
+    names, problems = [], []
+    for error in wrong:
+        if isinstance(error, DefinitionError):
+            names.append(error.name)
+            problems += error.problems
+        else:
+            problems.append(Problem("error", MISSING, "<root>", str(error), hint=error.hint))
+    return DefinitionError(", ".join(names), tuple(dict.fromkeys(problems)))
 
 
 async def results(session: Session, handles: Sequence[RunHandle], *, fail_fast: bool = False) -> list[RunResult]:
