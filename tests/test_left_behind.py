@@ -33,7 +33,7 @@ anyio.run(main)
 """
 UNDER_A_REAPER = """
 import subprocess, sys
-from ll_loop.run import procs
+from ll_loop.run.children import procs
 procs.become_subreaper()
 runner = subprocess.Popen(sys.argv[1:])
 print(runner.pid, flush=True)

@@ -441,8 +441,8 @@ async def test_a_holder_without_a_name_is_unknown_but_holds(running: Path) -> No
 
 AS_ORDINARY_USER = """
 import anyio, os, pathlib, sys
-from ll_loop.run.mirror import Mirror
-from ll_loop.run.procs import own_identity
+from ll_loop.run.locking.mirror import Mirror
+from ll_loop.run.children.procs import own_identity
 
 async def main():
     await anyio.to_thread.run_sync(int)  # everything is imported before rights are given up
@@ -536,8 +536,8 @@ async def test_a_gate_that_stays_shut_is_refused_in_bounded_time(running: Path) 
 
 TAKES_TURNS = """
 import anyio, os, pathlib, sys
-from ll_loop.run.mirror import Mirror
-from ll_loop.run.procs import own_identity
+from ll_loop.run.locking.mirror import Mirror
+from ll_loop.run.children.procs import own_identity
 
 async def main(running, rounds):
     own = Mirror(running, identity=own_identity())

@@ -39,8 +39,12 @@ def start() -> Iterator[Start]:
         yield begin
 
 
+def _session(sid: int) -> list[procs.Identity]:
+    return [row.identity for row in procs.read_table().values() if row.session == sid]
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
-    for identity in procs.members_of_session(process.pid):
+    for identity in _session(process.pid):
         procs.send_signal(identity, signal.SIGKILL)
     process.wait()
 
@@ -81,7 +85,7 @@ def test_there_is_nobody_behind_an_impossible_pid(pid: int) -> None:
 def test_a_fork_is_another_process() -> None:
     script = (
         "import os\n"
-        "from ll_loop.run import procs\n"
+        "from ll_loop.run.children import procs\n"
         "parent = procs.own_identity()\n"
         "if os.fork() == 0:\n"
         "    os._exit(procs.own_identity() == parent)\n"
@@ -134,7 +138,7 @@ def test_a_family_is_found_below_its_root_and_in_its_session(start: Start) -> No
     middle = procs.parent_of(grandchild.pid)
     assert middle is not None
     assert procs.descendants(child.pid) == [_known(middle), grandchild]
-    assert set(procs.members_of_session(child.pid)) == {_known(child.pid), _known(middle), grandchild}
+    assert set(_session(child.pid)) == {_known(child.pid), _known(middle), grandchild}
     assert _known(child.pid) in procs.children(os.getpid())
     assert procs.children(child.pid) == [_known(middle)]
 
@@ -162,7 +166,7 @@ def reaper() -> Iterator[None]:
 def test_sub_reaping_is_undone() -> None:
     script = (
         "import ctypes\n"
-        "from ll_loop.run import procs\n"
+        "from ll_loop.run.children import procs\n"
         "def state():\n"
         "    value = ctypes.c_int()\n"
         "    ctypes.CDLL(None).prctl(37, ctypes.byref(value), 0, 0, 0)\n"

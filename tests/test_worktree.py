@@ -587,8 +587,8 @@ async def test_cancelling_the_making_leaves_nothing_behind(repo: Repo, tmp_path:
 DIES = """
 import sys, os, anyio
 from pathlib import Path
-from ll_loop.run.checkout import WorktreeRecord
-from ll_loop.run.worktree import Worktrees
+from ll_loop.run.worktrees.checkout import WorktreeRecord
+from ll_loop.run.worktrees.worktree import Worktrees
 async def main(deed, project, *fields):
     worktrees, record = Worktrees(Path(project)), WorktreeRecord(*fields)
     if deed == "create":
