@@ -79,7 +79,8 @@ def _together(wrong: Sequence[LoopError]) -> LoopError:
         return wrong[0]
     if kinds == {NotFoundError}:
         return NotFoundError("\n".join(dict.fromkeys(map(str, wrong))), hint=wrong[0].hint)
-    names, problems = [], []
+    names: list[str] = []
+    problems: list[Problem] = []
     for error in wrong:
         if isinstance(error, DefinitionError):
             names.append(error.name)

@@ -86,10 +86,6 @@ class Reference(Struct, frozen=True):
     shell: bool = False
 
     @property
-    def has_default(self) -> bool:
-        return self.default is not None
-
-    @property
     def guarded(self) -> bool:
         """Whether a missing value is no error."""
         return self.optional or self.default is not None

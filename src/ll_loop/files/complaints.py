@@ -17,7 +17,3 @@ class Complaints:
 
     def warn(self, at: Mark, rule: str, message: str, *, path: str = ROOT, hint: str = "") -> None:
         self.found.append(problem_at(at, rule, path, message, hint=hint, severity="warning"))
-
-    @property
-    def has_errors(self) -> bool:
-        return any(problem.severity == "error" for problem in self.found)

@@ -82,7 +82,8 @@ class Cleaner:
             found += of_run
             busy |= {one.run_id for one in of_run if one.kind == "process" and not one.done}
         found += self._locks(busy)
-        found += sockets.stale_sockets(_socket, act=self._act)
+        stale = sockets.stale_sockets(act=self._act)
+        found += [Remains("socket", str(path), done=gone) for path, gone in stale]
         return found + await self._trees()
 
     async def _swept(self, run: StoredRun, found: Sequence[Remains]) -> list[Remains]:
@@ -148,10 +149,6 @@ def _of_run(run: StoredRun) -> Iterator[Remains]:
         yield Remains("script", str(run.script), run.run_id)
     for path in run.folder.glob("state.json.*.tmp"):
         yield Remains("temporary", str(path), run.run_id)
-
-
-def _socket(path: Path, gone: bool) -> Remains:
-    return Remains("socket", str(path), done=gone)
 
 
 def _with(remains: Remains, done: bool, note: str) -> Remains:

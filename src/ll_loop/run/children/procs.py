@@ -357,11 +357,6 @@ def children(pid: int) -> list[Identity]:
     return [identity for identity in found if identity is not None]
 
 
-def members_of_session(sid: int) -> list[Identity]:
-    """All processes of session `sid` as of now, zombies included."""
-    return [row.identity for row in read_table().values() if row.session == sid]
-
-
 def ancestors(pid: int) -> list[Identity]:
     """Who is above `pid` now, parents first: one of them is who gets its orphans."""
     found: list[Identity] = []

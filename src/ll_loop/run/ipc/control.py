@@ -26,7 +26,7 @@ import anyio
 import anyio.abc
 
 from ...core.tally import tally_from_json
-from ...errors import LoopError
+from ...errors import LoopError, NotFoundError
 from ..handle import RunHandle
 from ..purse import Purse
 from . import why
@@ -115,20 +115,26 @@ class Control:
             case {"watch": str(run_id)}:
                 await self._watch(stream, run_id)
             case _:
-                await stream.send(encoded(await self._answer(request)))
+                await stream.send(encoded(await self._answer_or_error(request)))
 
     async def _watch(self, stream: anyio.abc.ByteSendStream, run_id: str) -> None:
         """Say that there is more to read, once for all that came since it was said before."""
-        handle = self._handle(run_id)
-        if handle is None:
+        try:
+            changes = (handle := self._handle(run_id)).changes()
+        except NotFoundError:
             return
-        changes = handle.changes()
         try:
             await stream.send(encoded({"watching": run_id}))
             async for _ in changes:
                 await stream.send(encoded({"grown": run_id}))
         finally:
             handle.forget(changes)
+
+    async def _answer_or_error(self, request: object) -> Mapping[str, Any]:
+        try:
+            return await self._answer(request)
+        except LoopError as error:
+            return {"error": str(error)}
 
     async def _answer(self, request: object) -> Mapping[str, Any]:
         more = request if isinstance(request, dict) else {}
@@ -148,19 +154,17 @@ class Control:
             case _:
                 return {"error": "not a request"}
 
-    def _handle(self, run_id: str) -> RunHandle | None:
-        return next((one for one in reversed(self._runs) if one.run_id == run_id), None)
+    def _handle(self, run_id: str) -> RunHandle:
+        for one in reversed(self._runs):
+            if one.run_id == run_id:
+                return one
+        raise NotFoundError(f"no such run here: {run_id}")
 
     def _why(self, run_id: str) -> Mapping[str, Any]:
-        handle = self._handle(run_id)
-        if handle is None:
-            return {"error": f"no such run here: {run_id}"}
-        return {"why": why.facts(handle, self._runs)}
+        return {"why": why.facts(self._handle(run_id), self._runs)}
 
     def _spent(self, run_id: str, caller: str, tally: Mapping[str, Any]) -> Mapping[str, Any]:
         handle = self._handle(run_id)
-        if handle is None:
-            return {"error": f"no such run here: {run_id}"}
         try:
             self._purse.note(run_id, caller, tally_from_json(tally))
         except (KeyError, TypeError):
@@ -169,19 +173,12 @@ class Control:
 
     async def _approve(self, run_id: str, word: str, text: object) -> Mapping[str, Any]:
         handle = self._handle(run_id)
-        if handle is None:
-            return {"error": f"no such run here: {run_id}"}
         question = handle.question
-        try:
-            await handle.approve(word, str(text))
-        except LoopError as error:
-            return {"error": str(error)}
+        await handle.approve(word, str(text))
         return {"answered": question}
 
     async def _stop(self, run_id: str, grace: object) -> Mapping[str, Any]:
         handle = self._handle(run_id)
-        if handle is None:
-            return {"error": f"no such run here: {run_id}"}
         if grace is not None and (not isinstance(grace, int | float) or not grace >= 0):
             return {"error": f"a grace is a number of seconds, not {grace!r}"}
         handle.cancel("user_stopped", grace=None if grace is None else float(grace))

@@ -24,6 +24,8 @@ from .control import LAST_WORDS, PATIENCE
 from .sockets import BROKEN, encoded, read_line
 
 LONGEST_ANSWER = 64 * 1024 * 1024
+TAKING = 30.0
+"""Seconds that a run has for writing an answer down."""
 _SETTLE = 0.02
 
 
@@ -127,7 +129,10 @@ async def approve(runs: Path, wanted: str, answer: str, text: str = "") -> dict[
     if len(asking) > 1:
         raise UsageError(f"{len(asking)} runs of {wanted} ask something: {', '.join(run.run_id for run in asking)}")
     run = (asking or chosen)[-1]
-    reply = await ask(run.socket, {"approve": run.run_id, "answer": answer, "text": text}) if run.socket else None
+    reply = None
+    if run.socket:
+        with anyio.move_on_after(TAKING):
+            reply = await ask(run.socket, {"approve": run.run_id, "answer": answer, "text": text})
     if reply is None:
         raise _unreachable(run)
     if "answered" not in reply:

@@ -8,17 +8,15 @@ import secrets
 import socket
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 import anyio.abc
 
 from ..children import procs
-
-T = TypeVar("T")
 
 _BACKLOG = 16
 BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
@@ -81,17 +79,17 @@ def _answers(path: Path) -> bool:
     return True
 
 
-def stale_sockets(made: Callable[[Path, bool], T], *, act: bool) -> list[T]:
-    """What `made` makes of each socket of a killed process, told whether it is gone now: only if `act`."""
+def stale_sockets(*, act: bool) -> list[tuple[Path, bool]]:
+    """The sockets of killed processes, each with whether it is gone now: only if `act`."""
     base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    found: list[T] = []
+    found: list[tuple[Path, bool]] = []
     for folder in [base / f"ll-loop-{os.getuid()}", *base.glob("ll-loop-????????")]:
         if not folder.is_dir() or folder.is_symlink() or folder.stat().st_uid != os.getuid():
             continue
         for path in list(_dead_sockets(folder)):
             if act:
                 unlink(str(path))
-            found.append(made(path, act and not path.exists()))
+            found.append((path, act and not path.exists()))
     return found
 
 

@@ -138,10 +138,6 @@ class Journal:
         self.append("journal_repaired", {"bytes": torn})
 
     @property
-    def is_open(self) -> bool:
-        return self._fd >= 0
-
-    @property
     def fd(self) -> int:
         return self._fd
 
