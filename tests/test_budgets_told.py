@@ -142,6 +142,13 @@ def test_a_host_that_is_older_than_what_was_tested_is_said(
     assert "is not there" not in said.err
 
 
+def test_why_a_judge_gave_no_verdict_is_said(project: Project, ll: Ll) -> None:
+    prompts(project, "a", "text Fixed.\nresult in=1 out=1")
+    loop = project.loops / "a.yaml"
+    loop.write_text(loop.read_text().replace("next: done", "on_yes: done\n    on_no: done\n    on_error: done"))
+    assert "no verdict: the judge's answer cannot be read: ok" in ll("run", "a").err
+
+
 def test_the_report_has_tokens_and_dollars_of_runs_and_states(project: Project, ll: Ll) -> None:
     prompts(project, "a", DEAR, "init model=claude-haiku-4-5\ntext x\nresult in=0 out=100000")
     prompts(project, "b", "init model=nobody-knows\ntext x\nresult in=7 out=0")

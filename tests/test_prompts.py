@@ -185,6 +185,7 @@ async def test_a_rate_limit_that_the_host_tells_of_is_waited_out(project: Projec
     assert result.final_state == "done"
     assert len(only(records, "action_start")) == 2
     assert only(records, "rate_limit_exhausted")
+    assert next(one["why"] for one in only(records, "host_waiting")) == "its rate limit"
 
 
 async def test_text_about_rate_limits_is_no_rate_limit(project: Project) -> None:

@@ -120,6 +120,7 @@ _NOTES: Mapping[str, Words] = {
     "throttle_hard": lambda r: f"{r['state']} ran {r['count']} times in a row, going to {r['next'] or 'the end'}",
     "throttle_stop": lambda r: f"{r['state']} ran {r['count']} times in a row: stopped",
     "prompt_size_warn": lambda r: f"{r['state']}: a prompt of {r['size']} characters",
+    "evaluate": lambda r: _unjudged(r),
     "rate_limit_waiting": lambda r: f"{r['state']}: rate limit, retrying in {seconds(r['next_attempt_in'])}",
     "rate_limit_exhausted": lambda r: f"{r['state']}: rate limit, gave up after {seconds(r['total_wait_seconds'])}",
     "rate_limit_storm": lambda r: f"{r['state']}: rate limits {r['count']} times in a row",
@@ -174,6 +175,14 @@ def _resolved(record: Mapping[str, Any]) -> str:
         return f"{record['state']}: the question is withdrawn"
     reason = f" ({record['reason']})" if record["reason"] else ""
     return f"{record['state']}: answered {REPLIES.get(record['verdict'], record['verdict'])}{reason}"
+
+
+def _unjudged(record: Mapping[str, Any]) -> str:
+    """Why there is no verdict, unless the action itself has failed."""
+    if record["verdict"] != "error" or not record.get("error") or "exit_code" in record:
+        return ""
+    preview = f": {record['raw_preview'][:80]}" if record.get("raw_preview") else ""
+    return f"no verdict: {record['error']}{preview}"
 
 
 def note(record: Mapping[str, Any]) -> str:

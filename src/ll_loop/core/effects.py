@@ -159,10 +159,14 @@ RATE_LIMIT = "rate limit"
 
 
 class Sleep(Struct, frozen=True):
-    """Wait `seconds`; `why` is shown to people (`backoff`, `rate limit`, `server error`)."""
+    """Wait `seconds`; `why` is shown to people (`backoff`, `rate limit`, `server error`).
+
+    Of what a provider makes a run wait, `left` is the whole that is left, of which this may be a part.
+    """
 
     seconds: float
     why: str
+    left: float = 0
 
 
 class LoadLoop(Struct, frozen=True):

@@ -87,7 +87,7 @@ def _epoch(ts: str) -> float | None:
 
 def _next_wait(record: RateRecord) -> Wait:
     seconds = min(record.left, HEARTBEAT) if record.long else record.left
-    return Wait(Sleep(seconds, RATE_LIMIT), "rate_limit")
+    return Wait(Sleep(seconds, RATE_LIMIT, record.left), "rate_limit")
 
 
 def go_on_waiting(move: Move) -> Wait | None:
@@ -124,7 +124,7 @@ def _server_error(move: Move, state: State) -> Wait | None:
         frame.server_errors = without(frame.server_errors, state.name)
         return None
     frame.server_errors = assign(frame.server_errors, state.name, tries + 1)
-    return Wait(Sleep(SERVER_WAIT, "server error"), "server_error")
+    return Wait(Sleep(SERVER_WAIT, "server error", SERVER_WAIT), "server_error")
 
 
 def after_server_wait(move: Move) -> None:

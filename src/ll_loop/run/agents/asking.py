@@ -6,7 +6,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import anyio
 from msgspec.structs import replace
 
 from ...core.agents import Agent
-from ...core.effects import ActionDone, AskModel, ModelSaid, RunAction
+from ...core.effects import RATE_LIMIT, ActionDone, AskModel, ModelSaid, RunAction
 from ...core.hosts.acp import Acp
 from ...core.hosts.base import Call, Host
 from ...core.hosts.command import FAKE, AnyCommand
@@ -39,6 +40,7 @@ HINTS: Mapping[str, Mapping[str, str]] = {
     "claude-code": {"coding": "sonnet", "reasoning": "opus", "burst": "haiku"},
 }
 """What a capability means to a host, unless it is set up otherwise."""
+RESTS = {RATE_LIMIT: "its rate limit", "server error": "the host's server to recover"}
 FIT = "Answer with one JSON object that fits this JSON schema, and with nothing else:"
 
 
@@ -114,6 +116,7 @@ class Asking:
         self._traffic = traffic or Traffic()
         self._tell = tell
         self._limited = ""
+        self._rests = False
         settings = settings or Orchestration()
         self._configured = settings.host_cli or ""
         self._hints = settings.model_hints
@@ -204,6 +207,16 @@ class Asking:
                 return answered
             await self.note_wait(wait)
             guess *= 2
+
+    @contextmanager
+    def resting(self, why: str, left: float, *, is_last: bool) -> Iterator[None]:
+        """Tell, once, that the run waits out what its last call met: `left` seconds (if any), this a part of them."""
+        if left and not self._rests:
+            self._tell(RESTS.get(why, why), time.time() + left)
+        self._rests = left > 0 and not is_last
+        yield
+        if left and is_last:
+            self._tell("", 0.0)
 
     async def note_wait(self, seconds: float) -> None:
         """The run waits so long because its last call was turned away: others of that account wait as well."""

@@ -147,10 +147,11 @@ class Actions:
         match effect:
             case effects.RunAction():
                 return await self._run(effect)
-            case effects.Sleep(seconds, why):
+            case effects.Sleep(seconds, why, left):
                 if why == effects.RATE_LIMIT:
                     await self._asking.note_wait(seconds)
-                await anyio.sleep(seconds)
+                with self._asking.resting(why, left, is_last=left <= seconds):
+                    await anyio.sleep(seconds)
                 return effects.Rested()
             case effects.Breathe():
                 await anyio.lowlevel.checkpoint()
