@@ -128,7 +128,7 @@ def test_another_process_finds_the_scope_held_and_can_stop_its_holder(start: Sta
     assert refused.returncode == 75
     assert json.loads(out)["exit_code"] == 75
     assert err.startswith("Error: the scope of sleeper is held")
-    assert "hint: wait for it with --queue, or end it with `ll-loop stop`" in err
+    assert "hint: wait for it with --queue, or end it with `ll-loop stop 20" in err
     _, err = waited.communicate(timeout=DEADLINE)
     assert waited.returncode == 75
     assert "was not free within 0.1 s" in err

@@ -169,7 +169,8 @@ def _doubt(record: Mapping[str, Any]) -> str:
 
 def _resolved(record: Mapping[str, Any]) -> str:
     if record["verdict"] == "timeout":
-        said = "nobody is there to answer" if record["reason"] == "headless" else "nobody answered in time"
+        headless = "nobody is there to answer (with --attended it waits for `ll-loop approve`)"
+        said = headless if record["reason"] == "headless" else "nobody answered in time"
         return f"{record['state']}: {said}"
     if record["verdict"] == "shutdown":
         return f"{record['state']}: the question is withdrawn"

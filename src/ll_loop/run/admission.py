@@ -23,7 +23,7 @@ from .locking.lockfile import Foreign
 from .locking.locks import Locks, Ticket
 from .locking.mirror import TURN, Mirror
 
-HINT = "wait for it with --queue, or end it with `ll-loop stop`"
+HINT = "wait for it with --queue, or end it with `ll-loop stop {}`"
 NESTED_HINT = "a call from within an action does not wait for others, who may wait for that action's run"
 NAMED = 3
 """How many of those ahead are named: all of them, to each of a thousand in a line, would be a lot of text."""
@@ -75,9 +75,10 @@ class Admission:
         singleton = handle.loop.name if handle.loop.singleton else None
         ticket = self._locks.request(handle.run_id, handle.paths, singleton=singleton)
         if not _queues(handle) and not ticket.granted:
-            blockers = _named(ticket)
+            blockers, first = _named(ticket), ticket.blockers(1)[0]
             ticket.release()
-            raise RefusedError(f"the scope of {handle.loop.name} is held by {blockers}", hint=HINT)
+            message = f"the scope of {handle.loop.name} is held by {blockers}"
+            raise RefusedError(message, hint=HINT.format(first))
         return ticket
 
     def give_up(self, handle: RunHandle) -> None:
@@ -178,7 +179,7 @@ class Admission:
     def _refuse_to_wait(self, handle: RunHandle, foreign: Foreign) -> None:
         held = f"the scope of {handle.loop.name} is held: {foreign}"
         if not _queues(handle):
-            raise RefusedError(held, hint=HINT)
+            raise RefusedError(held, hint=HINT.format(foreign.run_id if foreign.is_ours else foreign.holder))
         if handle.request.queue_timeout is None and self._must_not_wait(handle, foreign):
             raise RefusedError(held, hint=NESTED_HINT)
 
