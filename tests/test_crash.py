@@ -154,7 +154,7 @@ async def test_input_context_and_overrides_survive(project: Project, start: Star
         "a",
         "test -e begun || { touch begun; sleep 60; }",
         'echo "${context.input} ${context.who}" > said',
-        head="context:\n  who: nobody\n",
+        head="context:\n  who: nobody\nrequired_inputs: [input]\n",
     )
     process = start("a", input="hello", context={"who": "me"}, max_steps=5)
     await appears(project.file("begun"))

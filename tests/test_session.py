@@ -277,6 +277,12 @@ async def test_what_is_wrong_with_a_start_is_raised_before_anything_happens(proj
     async with Session(project.folder) as session:
         with pytest.raises(NotFoundError, match="nowhere"):
             session.start("nowhere")
+        for name, scope in (("unknown", "${context.nobody}"), ("empty", "${context.input}")):
+            project.loop(name, "true", scope=f'"{scope}"')
+        with pytest.raises(NotFoundError, match="the scope of unknown cannot be filled in"):
+            session.start("unknown")
+        with pytest.raises(UsageError, match="is not a path"):
+            session.start("empty", input=" ")
         with pytest.raises(UsageError):
             session.start("a", max_steps=0)
         with pytest.raises(UsageError):

@@ -156,6 +156,20 @@ async def test_a_second_shut_down_does_not_wait_for_git(repo: Repo) -> None:
     assert recovery.open_run(repo.runs, run.run_id).status == "completed"
 
 
+async def test_a_worktree_that_somebody_deletes_ends_its_own_run_alone(repo: Repo) -> None:
+    gone = repo.folder.parent / "gone"
+    repo.loop("a", f'cd / && rm -rf "$OLDPWD" && touch "{gone}"', "true")
+    repo.loop("b", f'until test -e "{gone}"; do sleep 0.01; done', "true")
+    repo.commit()
+    async with Session(repo.folder, grace=1, env=repo.env) as session:
+        runs = [session.start(name, worktree=True) for name in "ab"]
+        with anyio.fail_after(LIMIT * 3):
+            results = [await run.wait() for run in runs]
+    assert [result.terminated_by for result in results] == ["workdir_vanished", "terminal"]
+    assert (results[0].status, results[0].final_state) == ("failed", "s2")
+    assert (repo.worktrees(), repo.branches()) == (0, 0)
+
+
 async def test_runs_that_commit_at_the_same_time_lose_no_commit(repo: Repo) -> None:
     committing = "for i in 1 2 3 4 5; do echo $i >> {0}.txt; git add {0}.txt; git commit -qm '{0} '$i || exit 1; done"
     names = [repo.loop(name, committing.format(name), route="on_yes") for name in ("n1", "n2", "n3", "n4")]

@@ -18,7 +18,7 @@ from projects import LIMIT, Project, only
 
 GRACE = 0.6
 RUNNER = """
-import sys, anyio
+import signal, sys, anyio
 from ll_loop.api import Session, results, signals
 from ll_loop.core.endings import combined_exit_code
 async def main():
@@ -27,7 +27,11 @@ async def main():
         if not sys.argv[4:]:
             await anyio.sleep(0.3)  # a signal comes now
         handles = [session.start(name) for name in sys.argv[4:] or ["late"]]
-        return combined_exit_code(one.exit_code for one in await results(session, handles))
+        found = await results(session, handles)
+        if sys.argv[4:] == ["over"]:
+            signal.raise_signal(signal.SIGTERM)
+            await anyio.sleep(0.05)
+        return combined_exit_code(one.exit_code for one in found)
 sys.exit(anyio.run(main, backend=sys.argv[1]))
 """
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -125,6 +129,15 @@ def test_a_signal_before_any_loop_was_started_is_not_forgotten(project: Project,
     _end(process, signal.SIGTERM)
     assert process.returncode == 143
     assert not project.file("ran").exists()
+
+
+def test_a_signal_after_the_last_run_has_ended_changes_nothing(project: Project, start: Start) -> None:
+    project.loop("over", "true")
+    process = start("over")
+    _, complaints = process.communicate(timeout=LIMIT)
+    assert (process.returncode, complaints) == (0, "")
+    assert recovery.find_run(project.runs, "over").status == "completed"
+    assert project.lock_files() == []
 
 
 def test_a_reader_that_goes_away_hurts_nobody(project: Project, start: Start) -> None:
