@@ -91,12 +91,13 @@ async def test_a_long_prompt_reaches_the_host_whole(tmp_path: Path) -> None:
 
 
 async def test_a_host_that_does_not_exit_after_its_end_is_ended_with_what_it_left(tmp_path: Path) -> None:
-    host = bash(f"echo '{SAY_OK}'; setsid sleep 600 & echo $! > pid; wait")
+    host = bash(f"echo '{SAY_OK}'; setsid sleep 600 & echo $! > pid; sleep 0.5; touch later; wait")
     started: list[Identity] = []
     answered = await hosts(tmp_path).ask(
-        host, Call(prompt="p", cwd=str(tmp_path)), Notes(), started=started.append, limits=Limits(wall=60)
+        host, Call(prompt="p", cwd=str(tmp_path)), Notes(), started=started.append, limits=Limits(wall=60, linger=1.5)
     )
     assert (answered.exit_code, answered.reply.ok, answered.cut) == (0, True, "")
+    assert (tmp_path / "later").exists()  # it had its time
     assert answered.duration < 30
     assert not procs.is_alive(started[0])
     assert is_gone(int((tmp_path / "pid").read_text()))

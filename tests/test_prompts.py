@@ -104,6 +104,15 @@ async def test_the_host_hears_of_its_pruning_profile(project: Project, state: st
     assert (project.folder / "env").read_text().removesuffix("\n") == told
 
 
+async def test_the_result_of_a_host_that_does_not_exit_counts(project: Project) -> None:
+    project.file(".ll").mkdir()
+    project.file(".ll/ll-config.json").write_text('{"orchestration": {"linger_seconds": 0.2}}')
+    write(project, prompt("text fine", "result in=5 out=3", "hang", more="next: done\n"))
+    result, records = await run(project)
+    assert (result.status, result.usage["input_tokens"]) == ("completed", 5)
+    assert only(records, "warning")[0]["message"] == "the host did not exit after its result, and was ended"
+
+
 async def test_a_failed_host_is_an_error_that_no_judge_is_asked_about(project: Project) -> None:
     write(project, prompt("text half", "result error=boom", more="on_yes: bad\non_no: bad\non_error: done\n"))
     result, records = await run(project)

@@ -97,6 +97,9 @@ class Orchestration(Struct, frozen=True):
     host_env: Annotated[Words, does("variables that hosts get beyond the usual ones, as names or patterns")] = ()
     stagger_ms: Annotated[Number, does("milliseconds between the starts of two hosts")] = 250
     memory_limit_pct: Annotated[Number, does("no host is started while so much memory is used; 100 for no limit")] = 95
+    linger_seconds: Annotated[
+        Number, does("seconds that a host has to exit after its result, as agents of it may work on")
+    ] = 300
 
 
 class Advisor(Struct, frozen=True):

@@ -36,6 +36,7 @@ STALLED = 1800.0
 """Seconds in which a host that writes must get somewhere."""
 LONGEST = 1 << 20
 """Characters of an answer that are kept; of a longer one its two ends."""
+LINGERED = "the host did not exit after its result, and was ended"
 HINTS: Mapping[str, Mapping[str, str]] = {
     "claude-code": {"coding": "sonnet", "reasoning": "opus", "burst": "haiku"},
 }
@@ -120,6 +121,7 @@ class Asking:
         settings = settings or Orchestration()
         self._configured = settings.host_cli or ""
         self._hints = settings.model_hints
+        self._linger = settings.linger_seconds
 
     def _model(self, host: Host, model: str, hint: str) -> str:
         """The model to name to the host; empty for its own choice. A hint that is set to false means that."""
@@ -145,7 +147,7 @@ class Asking:
             tools=who.tools,
             session=session,
         )
-        limits = Limits(action.timeout or None, action.idle_timeout or None, STALLED)
+        limits = Limits(action.timeout or None, action.idle_timeout or None, STALLED, self._linger)
         answered = await self._call(host, call, hearer, limits, started, action.patience)
         return _done(answered, _told(answered.reply, host, call), str(self._cwd))
 
@@ -264,7 +266,7 @@ def _done(answered: Answered, reply: Reply, cwd: str) -> ActionDone:
         stderr=_complaint(answered, reply),
         duration_ms=round(answered.duration * 1000),
         timeout_kind=kind.get(answered.cut),
-        note=finished.note if finished is not None else "",
+        note=finished.note if finished is not None else "" if answered.cut else LINGERED,
         reply=_kept(reply, cut=bool(answered.cut)),
     )
 

@@ -27,7 +27,8 @@ from ..children.procs import Identity
 from ..children.tree import Grace
 
 LINGER = 2.0
-"""Seconds that a host has to exit after it told the end of its turn."""
+"""Seconds that a host has to exit after it told the end of its turn, unless the call's limits say it: it may have
+left agents at work, but not after a question, or once we have ended the conversation."""
 FRUITLESS = 20
 """Requests without a single token in a row, after which a host is ended."""
 
@@ -57,11 +58,13 @@ class Hearer(Protocol):
 
 
 class Limits(Struct, frozen=True):
-    """Seconds, None for no limit: of the whole turn, of silence, and of a stream that gets nowhere."""
+    """Seconds, None for no limit: of the whole turn, of silence, of a stream that gets nowhere, and until it has exited
+    after its turn."""
 
     wall: float | None = None
     idle: float | None = None
     stalled: float | None = None
+    linger: float = LINGER
 
 
 class Answered(Struct, frozen=True):
@@ -164,7 +167,7 @@ class Hosts:
         finished: Finished | None = None
         with anyio.CancelScope() as scope:
             turn = Turn(host, plain=not talk.is_both_ways)
-            listener = _Listener(turn, talk, hearer, scope, limits.stalled)
+            listener = _Listener(turn, talk, hearer, scope, limits)
             finished = await self._spawner.run(command, listener, started=started, grace=self._grace)
         listener.finish()
         return _answered(listener, finished, anyio.current_time() - begun)
@@ -207,15 +210,15 @@ class _Listener:
     `scope` is what the child runs in: its deadline comes near when the turn is over, or gets nowhere.
     """
 
-    def __init__(
-        self, turn: Turn, talk: _Talk, hearer: Hearer, scope: anyio.CancelScope, stalled: float | None
-    ) -> None:
+    def __init__(self, turn: Turn, talk: _Talk, hearer: Hearer, scope: anyio.CancelScope, limits: Limits) -> None:
         self.turn = turn
         self.talk = talk
         self.stalled = False
         self._hearer = hearer
         self._scope = scope
-        self._patience = stalled
+        self._patience = limits.stalled
+        self._linger = LINGER if talk.is_both_ways else limits.linger
+        self._was_over = False
         self._progress = 0
         self._push_deadline()
 
@@ -227,9 +230,11 @@ class _Listener:
                 self.talk.hear(line)
         if said:
             self._hearer.lines(said)
+        was_over, self._was_over = self._was_over, self.turn.is_over
         if self.turn.is_over:
             self.talk.end()
-            self._scope.deadline = min(self._scope.deadline, anyio.current_time() + LINGER)
+            if not was_over:
+                self._scope.deadline = anyio.current_time() + self._linger
         elif self.turn.fruitless >= FRUITLESS:
             self.stalled = True
             self._scope.cancel()
