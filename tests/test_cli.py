@@ -208,6 +208,21 @@ def test_a_pattern_that_fits_nothing_is_an_error(ll: Ll) -> None:
     assert said.err.startswith("Error: no loop fits `nothing-*`\n")
 
 
+def test_the_plan_of_many_runs_says_which_of_them_take_turns(ll: Ll, project: Path) -> None:
+    whole = (project / ".loops" / "bad.yaml").read_text()
+    lines = [line for line in whole.splitlines(keepends=True) if not line.startswith("scope:")]
+    (project / ".loops" / "all.yaml").write_text("".join(lines).replace("name: bad", "name: all"))
+    plans = ll("run-many", "counter", "bad", "all", "counter", "--dry-run", "--json").json["plans"]
+    assert [(plan["loop"], plan["waits_for"]) for plan in plans] == [
+        ("counter", []),
+        ("bad", []),
+        ("all", ["counter", "bad"]),
+        ("counter", ["counter", "all"]),
+    ]
+    said = ll("run-many", "counter", "counter", "--dry-run")
+    assert said.out.splitlines().count("waits for: counter") == 1
+
+
 def test_runs_of_one_scope_take_turns_in_the_order_given(ll: Ll) -> None:
     said = ll("run-many", "counter", "counter", "counter", "--json")
     assert [run["exit_code"] for run in said.json["runs"]] == [0, 0, 0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.drawing.mermaid import edges
@@ -25,18 +25,20 @@ if TYPE_CHECKING:
     from ..api import RunHandle
 
 
-def plan_lines(handle: RunHandle, look: Look) -> Iterator[str]:
-    """The plan of a prepared run, for people."""
-    for line in _lines(handle):
+def plan_lines(handle: RunHandle, waits_for: Sequence[str], look: Look) -> Iterator[str]:
+    """The plan of a prepared run, for people; `waits_for` are loops that are started before it and exclude it."""
+    for line in _lines(handle, waits_for):
         yield look.fit(line)
 
 
-def _lines(handle: RunHandle) -> Iterator[str]:
+def _lines(handle: RunHandle, waits_for: Sequence[str]) -> Iterator[str]:
     loop = handle.loop
     yield f"{loop.name}  {loop.path}"
     yield f"initial: {loop.initial}"
     yield from (f"{name}: {value}" for name, value in caps_of(loop))
     yield f"scope: {', '.join(handle.paths) or 'a worktree of its own'}"
+    if waits_for:
+        yield f"waits for: {', '.join(waits_for)}"
     yield "context:"
     context = handle.secrets.document(handle.context)
     yield from (f"  {key}: {clean(_value(value))}" for key, value in context.items())
@@ -96,8 +98,8 @@ def work_of(state: State) -> tuple[str, str]:
             return "learning", ", ".join(targets) if csv is None else csv
 
 
-def plan_to_json(handle: RunHandle) -> dict[str, Any]:
-    """The plan of a prepared run, for programs."""
+def plan_to_json(handle: RunHandle, waits_for: Sequence[str]) -> dict[str, Any]:
+    """The plan of a prepared run, for programs; `waits_for` as in `plan_lines`."""
     loop = handle.loop
     return {
         "loop": loop.name,
@@ -109,6 +111,7 @@ def plan_to_json(handle: RunHandle) -> dict[str, Any]:
         "timeout_reserve": loop.timeout_reserve or None,
         "on_timeout": loop.on_timeout,
         "scope": list(handle.paths),
+        "waits_for": list(waits_for),
         "context": dict(handle.secrets.document(handle.context)),
         "states": {state.name: state_to_json(state) for state in loop.states.values()},
     }

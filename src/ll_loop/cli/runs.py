@@ -251,15 +251,16 @@ def _hands_down_all(state: State) -> bool:
 
 def show_plans(errand: Errand, telling: Telling) -> int:
     """Print what would be run. Nothing is started, nothing is written."""
-    session = api.Session(errand.project)
+    session = session_of(errand)
     handles = [session.prepare(request) for request in errand.requests]
+    turns = list(zip(handles, session.foresee(handles), strict=True))
     if not errand.quiet:
         _mention_problems(handles)
     if telling.as_json:
-        say(text_of({"runs": [], "plans": [plan_to_json(handle) for handle in handles], "exit_code": 0}))
+        say(text_of({"runs": [], "plans": [plan_to_json(*one) for one in turns], "exit_code": 0}))
         return 0
     look = look_at(STDOUT, os.environ)
-    for handle in handles:
-        for line in plan_lines(handle, look):
+    for handle, waits_for in turns:
+        for line in plan_lines(handle, waits_for, look):
             say(line)
     return 0

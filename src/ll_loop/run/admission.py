@@ -198,6 +198,15 @@ def _named(ticket: Ticket) -> str:
     return ", ".join([*first[:NAMED], "and others"] if len(first) > NAMED else first)
 
 
+def foreseen(handles: Sequence[RunHandle], *, fold_case: bool) -> list[list[str]]:
+    """The loops for which each of these runs would have to wait if all were started in this order."""
+    locks, found = Locks(fold_case=fold_case), []
+    for handle in handles:
+        singleton, paths = (handle.loop.name if handle.loop.singleton else None), handle.paths
+        found.append(locks.request(handle.loop.name, paths, singleton=singleton).blockers() if _locks(handle) else [])
+    return found
+
+
 def affordable(jobs: int | None) -> int | None:
     """How many runs may go on at a time so that none of them lacks a descriptor: at most `jobs`; None is no bound.
 

@@ -6,7 +6,7 @@ of its own), the engine, and back out in the reverse order, whatever happens (`r
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +19,13 @@ from ..core.model import TerminatedBy
 from ..errors import LoopError
 from ..files.config.load import Config
 from ..files.library import Library
+from .admission import foreseen
 from .bus import Reader
 from .handle import RunHandle
 from .journals import recovery
 from .journals.recovery import StoredRun
 from .journals.request import Request, limits
+from .locking.locks import folds_case
 from .means import Means
 from .preparing import Changes, Preparing
 from .results import result_of_stored
@@ -233,6 +235,10 @@ class Session:
     def prepare(self, request: Request) -> RunHandle:
         """Everything about a start that can be found wrong before anything happens: raises, or gives a handle."""
         return self._preparing.new(request)
+
+    def foresee(self, handles: Sequence[RunHandle]) -> list[list[str]]:
+        """The loops for which each of these prepared runs would have to wait if all were launched in this order."""
+        return foreseen(handles, fold_case=folds_case(self.project))
 
     # --- resuming ------------------------------------------------------------------------------------------
 
