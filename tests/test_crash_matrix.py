@@ -28,10 +28,10 @@ WHY_NOT = _why_not()
 
 
 @pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_run_that_is_killed_at_a_file_system_call_is_whole_after_a_resume(backend: str) -> None:
+@pytest.mark.parametrize(("scenario", "backend"), [("run", "asyncio"), ("nested", "trio")])
+def test_a_run_that_is_killed_at_a_file_system_call_is_whole_after_a_resume(scenario: str, backend: str) -> None:
     matrix = [sys.executable, str(ROOT / "scripts/crash-matrix"), "--ll-loop", str(COMMAND)]
-    words = ["--scenario", "run", "--sample", "2", "--backend", backend]
+    words = ["--scenario", scenario, "--sample", "2", "--backend", backend]
     said = subprocess.run([*matrix, *words], capture_output=True, text=True, timeout=120, check=False)
     assert said.returncode == 0, said.stdout + said.stderr
-    assert f"| run | {backend} | kill | 2 |" in said.stdout
+    assert f"| {scenario} | {backend} | kill | 2 |" in said.stdout

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import anyio
 import pytest
 
+from ll_loop import api
 from ll_loop.core.endings import exit_code_of
 from ll_loop.core.model import Ending
 from ll_loop.run.bus import Record
@@ -132,6 +134,19 @@ async def test_a_resume_that_cannot_look_around_for_want_of_a_descriptor_can_be_
     async with Session(project.folder, grace=1) as session:
         assert (await session.resume(recovery.open_run(project.runs, run.run_id)).wait()).status == "completed"
     assert project.lines("steps") == ["one", "two"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("words", ["run a --json", "run a --events --quiet", "history --json"])
+def test_results_that_no_disk_takes_are_not_taken_for_told(project: Project, words: str) -> None:
+    project.loop("a", "echo said")
+    with open("/dev/full", "wb") as full:
+        argv = [sys.executable, "-m", "ll_loop", *words.split()]
+        done = subprocess.run(argv, cwd=project.folder, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
+    assert done.returncode == 74
+    assert "cannot write the output: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [run.status for run in api.history(project.folder)] == (["completed"] if words[0] == "r" else [])
 
 
 def test_what_the_disk_interrupted_has_the_exit_code_of_the_disk() -> None:

@@ -7,13 +7,14 @@ import re
 import textwrap
 import traceback
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
 import asyncclick as click
 
 from ..core.nearest import nearest
-from ..errors import DefinitionError, LoopError, NotFoundError, Problem
+from ..errors import DefinitionError, LoopError, NotFoundError, Problem, StorageError
 from .forms import problem_to_json, text_of
 from .terminal import STDERR, STDOUT, look_at, say
 
@@ -38,7 +39,9 @@ def complain(error: BaseException, words: list[str], commands: Sequence[str], *,
         document: dict[str, Any] = {"code": code, "message": message, "hint": hint}
         if problems:
             document["problems"] = [problem_to_json(problem) for problem in problems]
-        say(text_of({**({"runs": []} if runs else {}), "error": document, "exit_code": code}, indent=None), fd=STDOUT)
+        whole = {**({"runs": []} if runs else {}), "error": document, "exit_code": code}
+        with suppress(StorageError):  # it was said already, and the exit code says that something is wrong
+            say(text_of(whole, indent=None), fd=STDOUT)
     return code
 
 

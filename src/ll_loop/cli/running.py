@@ -76,6 +76,7 @@ class Outlook:
             self._stdout.put(text_of(results_to_json(results, code), indent=None) + "\n")
         self._stdout.finish()
         display.sink.finish()
+        self._stdout.check()
         return code
 
 

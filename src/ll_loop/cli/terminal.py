@@ -5,6 +5,7 @@ A reader that is slow only makes its own text late; one that has gone makes it v
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import select
@@ -16,6 +17,7 @@ from msgspec import Struct
 from ..core.drawing.cells import cells as cells
 from ..core.drawing.cells import cut as cut
 from ..core.drawing.cells import pad as pad
+from ..errors import StorageError
 
 STDOUT, STDERR = 1, 2
 PATIENCE = 256 * 1024
@@ -26,11 +28,16 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "dim": "2", "bold": "1"}
 
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a write says that nobody will read, though nobody has gone."""
+
+
 class Sink:
     """Writes to a file descriptor what its reader takes, and holds the rest."""
 
     def __init__(self, fd: int) -> None:
         self.is_closed = False
+        self._refused = ""
         self._fd = fd
         self._held = bytearray()
         self._chunk = _chunk(fd)
@@ -56,6 +63,11 @@ class Sink:
         while self._held and self._is_ready(None):
             self._write()
 
+    def check(self) -> None:
+        """StorageError if what was written went to a disk that has not taken it. A reader that has gone is no error."""
+        if self._refused:
+            raise StorageError(f"cannot write the output: {self._refused}")
+
     def _is_ready(self, timeout: float | None) -> bool:
         try:
             return bool(select.select([], [self._fd], [], timeout)[1])
@@ -68,7 +80,8 @@ class Sink:
             written = os.write(self._fd, self._held[: self._chunk])
         except BlockingIOError:
             return  # somebody else made it non-blocking
-        except OSError:
+        except OSError as error:
+            self._refused = str(error.strerror) if error.errno in FULL else ""
             self._close()
         else:
             del self._held[:written]
@@ -79,10 +92,15 @@ class Sink:
 
 
 def say(*lines: str, fd: int = STDOUT) -> None:
-    """Write lines at once; if nobody reads them (any more), they are not missed."""
+    """Write lines at once; if nobody reads them (any more), they are not missed.
+
+    StorageError if stdout is a file and its disk is full.
+    """
     sink = Sink(fd)
     sink.put("".join(f"{line}\n" for line in lines))
     sink.finish()
+    if fd == STDOUT:
+        sink.check()
 
 
 def _chunk(fd: int) -> int:
