@@ -138,6 +138,17 @@ def test_sub_loops_are_looked_up_beside_the_caller_first(library: Library) -> No
     assert library.resolve("kid", beside=library.loops / "group") == beside
 
 
+def test_a_loop_of_the_project_stands_in_for_the_sub_loop_of_a_built_in_one(library: Library) -> None:
+    put(library.bundled / "top.yaml", body="{loop: kid, on_yes: done, on_no: done}")
+    built_in = put(library.bundled / "kid.yaml")
+    (library.bundled / "child.yaml").write_text("name: child\nfrom: kid\n")
+    assert library.resolve("kid", beside=library.bundled) == built_in
+    own = put(library.loops / "kid.yaml", body="{next: nowhere}")
+    assert library.resolve("kid", beside=library.bundled) == own
+    assert library.check("top")[0] is None
+    assert library.check("child")[0] is not None  # what it inherits from is its own
+
+
 def test_sub_loops_in_a_circle_are_a_warning(library: Library) -> None:
     put(library.loops / "ping.yaml", body="{loop: pong, on_yes: done, on_no: done}")
     put(library.loops / "pong.yaml", body="{loop: ping, on_yes: done, on_no: done}")

@@ -90,11 +90,12 @@ class Library:
         return f"<Library {self.loops}, {len(self._checked)} read>"
 
     def resolve(self, name: str, *, beside: Path | None = None, built_in: bool = False) -> Path:
-        """The file that `name` means, for a person or, with `beside`, for a loop file of that folder.
+        """The file that `name` means, for a person or, with `beside`, as a sub-loop of a loop of that folder.
 
         With `built_in` only the built-in loops count. Raises `NotFoundError`.
         """
-        found = _Looks(self).find(name, beside, built_in=built_in)
+        looks = _Looks(self)
+        found = looks.find(name, None, built_in=built_in) if beside is None else looks.find_child(name, beside)
         if found is None:
             raise self._not_found(name, beside)
         return found
@@ -152,7 +153,7 @@ class Library:
         return load_document(path, self.shown(path), looks, self._read(path, looks.look(path))[1])
 
     def find(self, name: str, beside: Path) -> Path | None:
-        """The loop file that `name` means in a file of the folder `beside`, if there is one."""
+        """The loop file that `name` means as the parent of one of the folder `beside`, if there is one."""
         return _Looks(self).find(name, beside)
 
     def find_import(self, name: str, beside: Path) -> Path | None:
@@ -205,7 +206,9 @@ class Library:
                 continue
             _, digest = looks.parsed(path)
             documents[path] = load_document(path, self.shown(path), looks, digest)
-            links[path] = {state: looks.find(name, path.parent) for state, name in _static_children(documents[path])}
+            links[path] = {
+                state: looks.find_child(name, path.parent) for state, name in _static_children(documents[path])
+            }
             waiting.extend(child for child in links[path].values() if child is not None)
         return {
             path: Subject(
@@ -304,6 +307,13 @@ class _Looks(Struct):
         if built_in:
             return self._first(_in_folder(library.bundled, name))
         return self._first(self._candidates(name, beside)) or self._draft_named(name)
+
+    def find_child(self, name: str, beside: Path) -> Path | None:
+        """A sub-loop of a loop of the folder: those of the project stand in for those that come with us."""
+        found = self.find(name, beside)
+        if found is None or not found.is_relative_to(self.library.bundled):
+            return found
+        return self._first(_in_folder(self.library.loops, name)) or found
 
     def _candidates(self, name: str, beside: Path | None) -> Iterator[Path]:
         library = self.library

@@ -168,7 +168,4 @@ def _head(path: Path, own: bool) -> Mapping[str, Any] | None:
 
 
 def _base(library: Library, name: str, path: Path) -> Path | None:
-    try:
-        return library.resolve(name, beside=path.parent)
-    except NotFoundError:
-        return None
+    return library.find(name, path.parent)
