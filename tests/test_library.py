@@ -168,6 +168,8 @@ def test_the_catalogue_lists_what_can_run(library: Library) -> None:
     put(library.loops / "runs" / "r1" / "workflow.yaml")
     put(library.loops / "runs" / "r1" / "other.yaml")
     put(library.loops / ".running" / "x.yaml")
+    put(library.loops / "archive" / "r0" / "artifacts" / "made.yaml")
+    (library.loops / "archive" / "r0" / "events.jsonl").touch()
     put(library.bundled / "b.yaml")
     put(library.bundled / "kept.yaml")
     (library.loops / "half.yaml").write_text("fragments: {}\n")

@@ -87,6 +87,8 @@ def test_a_file_of_the_project_that_says_nothing_is_not_passed_over(ll: Ll, proj
 
 def test_files_of_runs_are_not_looked_at(ll: Ll, project: Path) -> None:
     put(project, ".loops/runs/x/artifacts/left.yaml", WRONG)
+    put(project, ".loops/archive/y/artifacts/left.yaml", WRONG)
+    put(project, ".loops/archive/y/events.jsonl", "")
     assert [report["loop"] for report in ll(".", "-j").json] == [".loops/good.yaml"]
 
 

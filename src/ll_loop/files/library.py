@@ -20,6 +20,7 @@ from ..core.nearest import nearest
 from ..errors import DefinitionError, NotFoundError, Problem
 from .calls import callers
 from .config.load import load_config
+from .config.places import JOURNAL
 from .document import Document
 from .heads import has_required, head_of
 from .kinds import kind_of
@@ -357,9 +358,12 @@ def _in_folder(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _loop_files(folder: Path) -> Iterator[Path]:
-    """The YAML files below `folder`: not those of runs (drafts excepted), not hidden ones."""
+    """The YAML files below `folder`: not those of runs (drafts excepted), also in the archive; not hidden ones."""
     for top, folders, files in os.walk(folder):
         here = Path(top)
+        if is_of_an_archived_run(here, files):
+            folders.clear()
+            continue
         below_runs = here.relative_to(folder).parts[:1] == ("runs",)
         folders[:] = (
             sorted(f for f in folders if not f.startswith(".")) if len(here.parts) - len(folder.parts) < 8 else []
@@ -369,6 +373,11 @@ def _loop_files(folder: Path) -> Iterator[Path]:
         for file in sorted(files):
             if file.endswith(".yaml") and not file.startswith(".") and (not below_runs or file == "workflow.yaml"):
                 yield here / file
+
+
+def is_of_an_archived_run(folder: Path, files: Collection[str]) -> bool:
+    """Whether a folder is that of a run that was moved out of the way: it holds the run's journal."""
+    return JOURNAL in files and folder.parent.name != "runs"
 
 
 def _catalogue_name(path: Path) -> str:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from ..core.model import Loop
 from ..errors import NotFoundError, Problem, UsageError
 from .heads import head_of, looks_like_a_loop
-from .library import Library, stamp_of
+from .library import Library, is_of_an_archived_run, stamp_of
 from .nodes import MAX_BYTES, parse
 
 MISSING = "load.missing"
@@ -147,6 +147,9 @@ def loops_below(library: Library, folder: Path) -> list[Path]:
 def _yaml_files(folder: Path, runs: Path) -> Iterator[Path]:
     for top, folders, files in os.walk(folder):
         here = Path(top)
+        if is_of_an_archived_run(here, files):
+            folders.clear()
+            continue
         hidden = {name for name in folders if name.startswith(".") and name != ".loops"}
         of_runs = {name for name in folders if name == "runs" and (here.name == ".loops" or here / name == runs)}
         folders[:] = [name for name in folders if name not in hidden | of_runs]

@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+JOURNAL = "events.jsonl"
+"""The journal in the folder of a run, by which such a folder is known."""
+
 
 def upwards(start: Path) -> Iterator[Path]:
     """`start` and the folders above it, nearest first.

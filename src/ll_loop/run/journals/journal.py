@@ -29,8 +29,9 @@ from msgspec import Struct, field
 from ...core.events import Event
 from ...core.secrets import NONE, Secrets
 from ...errors import CannotCreateError, LoopError, RefusedError, StorageError
+from ...files.config.places import JOURNAL
 
-NAME = "events.jsonl"
+NAME = JOURNAL
 VERSION = 1
 """Of the records' meaning; the first record of a run carries it. Raised when an earlier ll-loop would misread them."""
 Record = dict[str, Any]
