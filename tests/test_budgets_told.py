@@ -124,6 +124,17 @@ def test_a_host_that_is_not_there_is_said_for_all_loops_before_the_first_starts(
     assert "codex" not in ll("run", "outer", "--dry-run", "--host", "fake").err
 
 
+def test_a_host_that_is_gone_is_said_before_a_run_goes_on(
+    project: Project, ll: Ll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts(project, "a", DEAR, DEAR)
+    assert ll("run", "a", "--max-usd", "0.5").code == 1
+    monkeypatch.setenv("LL_HOST_CLI", "codex")
+    monkeypatch.setenv("PATH", os.pathsep.join(["/usr/bin", "/bin"]))
+    said = ll("resume", "--max-usd", "9")
+    assert said.err.index("`codex` of the host codex is not there") < said.err.index("goes on after")
+
+
 @pytest.mark.parametrize(("version", "told"), [("0.12.3", True), ("0.169.9", False), ("", False)])
 def test_a_host_that_is_older_than_what_was_tested_is_said(
     project: Project, ll: Ll, monkeypatch: pytest.MonkeyPatch, version: str, *, told: bool

@@ -137,6 +137,8 @@ def starter_of(errand: Errand) -> Callable[[Session], list[RunHandle]]:
     def start(session: Session) -> list[RunHandle]:
         if errand.resume is not None:
             handles = api.carry_on(session, errand.resume)
+            if not errand.quiet:
+                _mention_problems(handles)
             for handle in handles if not errand.quiet else ():
                 _mention_doubts(handle, errand.resume.texts)
             return handles

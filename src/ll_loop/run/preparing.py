@@ -110,6 +110,7 @@ class Preparing:
         loop = machine.with_overrides(loop, raised)
         handle = RunHandle(means.runs, means.bus, stored.run_id, loop, request, created["index"])
         handle.stored, handle.replayed, handle.raised, handle.told = stored, replayed, raised, told
+        handle.problems = doubts(loop, means.library, means.env, means.project, means.config.orchestration)
         known = told["from"]["context"] if "from" in told else known
         handle.context = {**known, **raised.get("values", {})}
         handle.since, handle.extras = created["ts"], created.get("extras", {})
