@@ -124,6 +124,8 @@ def test_new_can_begin_a_project_and_answers_in_json(ll: Ll, tmp_path: Path) -> 
     made = ll("new", "yes", "--json", "--project", str(folder))
     assert made.json == {"name": "yes", "file": ".loops/yes.yaml", "from": "check-fix"}
     assert Library(folder).load("yes").loop.name == "yes"
+    told = ll("new", "no", "--project", str(folder)).out
+    assert told.startswith("wrote empty/.loops/no.yaml\n"), "it can be opened from where the command was given"
 
 
 # --- schema --------------------------------------------------------------------------------------------------

@@ -20,10 +20,10 @@ def new(name: str, start: str, as_json: bool, project: Path | None) -> int:
     """Write a new loop and say what can be done with it."""
     library = library_of(project)
     created = authoring.create(library, name, start)
-    file = shown_path(created.path, library)
     if as_json:
-        say(text_of({"name": name, "file": file, "from": start}))
+        say(text_of({"name": name, "file": shown_path(created.path, library), "from": start}))
         return 0
+    file = min(os.path.relpath(created.path), str(created.path), key=len)  # to be opened from here
     needs = "".join(f" --context {key}=..." for key in library.load(name).loop.required_inputs)
     say(f"wrote {file}", "next:", f"  edit {file}", f"  ll-loop validate {name}", f"  ll-loop run {name}{needs}")
     return 0
