@@ -324,6 +324,7 @@ def test_a_finished_run_is_not_resumed(ll: Ll) -> None:
     [
         (["run", "countr"], "hint: did you mean `counter`?"),
         (["lst"], "hint: did you mean the command `list`?"),
+        (["run", "./counter.yaml"], "Error: no file `./counter.yaml`\nhint: `ll-loop list` shows"),
         (["run", "counter", "--quite"], "hint: did you mean `--quiet`? see `ll-loop run --help`"),
         (["run"], "Error: `ll-loop run` needs NAME\nhint: see `ll-loop run --help`"),
         (["run", "counter", "x", "y"], "Error: `ll-loop run` takes fewer words: `y` is too much"),

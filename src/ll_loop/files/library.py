@@ -259,6 +259,8 @@ class Library:
             return NotFoundError(
                 f"`{name}` is a folder, not a loop file", hint=f"to check all in it: `ll-loop validate {name}`"
             )
+        if name.startswith(("./", "../", "/")):
+            return NotFoundError(f"no file `{name}`", hint="`ll-loop list` shows the loops that go by a name")
         folders = [folder for folder in (beside, self.loops, self.bundled) if folder is not None]
         names = [_catalogue_name(path.relative_to(folder)) for folder in folders for path in _loop_files(folder)]
         near = nearest(_catalogue_name(Path(name)), names)
