@@ -505,6 +505,10 @@ def test_history_lists_runs_newest_first_and_shows_the_events_of_one(ll: Ll) -> 
     assert [event["event"] for event in events][:2] == ["loop_start", "state_enter"]
     assert "action_output" not in [event["event"] for event in events]
     assert [event["to"] for event in ll("history", ids[0], "--event", "route", "-j").json] == ["failed"]
+    nothing = ll("history", ids[0], "--event", "routes")
+    assert (nothing.code, nothing.out) == (0, "")
+    assert "evaluate, " in nothing.err
+    assert " route, " in nothing.err
     assert "route             work -> failed" in ll("history", ids[0]).out
 
 

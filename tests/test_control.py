@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import stat
 import sys
@@ -136,6 +137,19 @@ async def test_a_process_that_does_not_answer_is_named(project: Project) -> None
         assert f"kill {process.pid}" in refused.value.hint
         [entry] = await api.status(project.folder, "a")
         assert (entry["status"], entry["state"], entry["pid"]) == ("running", "s1", process.pid)
+
+
+async def test_a_process_that_somebody_stopped_is_not_waited_for(project: Project) -> None:
+    project.loop("a", LONG)
+    async with _elsewhere(project, "a") as process:
+        await _ids(project)
+        process.send_signal(signal.SIGSTOP)
+        try:
+            with anyio.fail_after(LIMIT * 3), pytest.raises(RefusedError, match="does not answer") as refused:
+                await api.stop(project.folder, "a")
+            assert "kill -CONT" in refused.value.hint
+        finally:
+            process.send_signal(signal.SIGCONT)
 
 
 # --- who is meant ------------------------------------------------------------------------------------------

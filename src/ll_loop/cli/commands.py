@@ -32,6 +32,7 @@ SCENARIOS = ("all-pass", "all-fail", "all-error", "first-fail", "alternating")
 @click.argument("input", required=False)
 @click.option("--builtin", is_flag=True, help="Run the built-in loop, whatever the project calls so.")
 @options.start
+@options.queue
 @options.background
 @options.display
 @options.project
@@ -54,10 +55,11 @@ async def run(name: str, input: str | None, dry_run: bool, **given: Any) -> int:
     ),
 )
 @click.argument("names", nargs=-1, required=True, shell_complete=options.loop_names)
-@options.start
 @options.jobs
 @options.host_slots
 @click.option("--fail-fast", is_flag=True, help="End the others when one does not end well.")
+@options.start
+@options.queues_anyway
 @options.background
 @options.display
 @options.project

@@ -173,6 +173,8 @@ background = click.option(
     "-b", "--background", is_flag=True, help="Return once the runs go on, wait in line, or were refused."
 )
 
+queue = click.option("-q", "--queue", is_flag=True, help="Wait while others hold the scope.")
+queues_anyway = click.option("-q", "--queue", is_flag=True, hidden=True)
 start = together(
     context,
     secret,
@@ -181,7 +183,6 @@ start = together(
     delay,
     click.option("--dry-run", is_flag=True, help="Print the plan; start nothing, write nothing."),
     click.option("--worktree", is_flag=True, help="Run in a git worktree of its own."),
-    click.option("-q", "--queue", is_flag=True, help="Wait while others hold the scope."),
     click.option(
         "--queue-timeout", type=SECONDS, metavar="SECONDS", help="Wait at most so long for the scope."
     ),

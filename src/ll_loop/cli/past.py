@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -20,6 +21,8 @@ from .forms import results_to_json, text_of
 from .terminal import STDERR, STDOUT, Look, clean, look_at, say, table
 
 Record = Mapping[str, Any]
+SILENT = 1.0
+"""Seconds that may pass before it is said what is waited for."""
 _RUN_ID = re.compile(r"latest$|\d{8}T\d{6}-")
 
 
@@ -182,6 +185,9 @@ def history(wanted: str | None, chosen: Filter, as_json: bool, project: Path | N
             say(text_of([{key: value for key, value in record.items() if key != "crc"} for record in kept]))
         else:
             _print_events(kept, look)
+        if not kept:
+            kinds = sorted({record["event"] for record in run.text.records if api.is_public(record)})
+            say(f"no such event among those of {run.run_id}: {', '.join(kinds)}", fd=STDERR)
         return 0
     if chosen.kind or chosen.state:
         raise UsageError("--event and --state need a run", hint="say which: `ll-loop history RUN --event TYPE`")
@@ -228,11 +234,19 @@ def _print_events(records: Iterable[Record], look: Look) -> None:
 # --- stop --------------------------------------------------------------------------------------------------
 
 
+async def _say_that_it_waits() -> None:
+    await anyio.sleep(SILENT)
+    say("told to end; waiting for what is under way", fd=STDERR)
+
+
 async def stop(wanted: str | None, everything: bool, grace: float | None, as_json: bool, project: Path | None) -> int:
     """Stop runs and say how they ended."""
     if wanted is None and not everything:
         raise UsageError("say which run to stop, or --all", hint="`ll-loop status` lists those under way")
-    results = await api.stop(_project(project), wanted, all=everything, grace=grace)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_say_that_it_waits)
+        results = await api.stop(_project(project), wanted, all=everything, grace=grace)
+        tasks.cancel_scope.cancel()
     if as_json:
         say(text_of(results_to_json(results, 0), indent=None))
         return 0

@@ -39,6 +39,25 @@ async def ask(path: str, request: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+async def _patient(path: str, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The answer, however long it takes while that process answers others; None if it no longer does."""
+    answer = None
+
+    async def listen() -> None:
+        while True:
+            with anyio.move_on_after(PATIENCE) as limit:
+                await ask(path, {"status": True})
+            if limit.cancelled_caught:
+                tasks.cancel_scope.cancel()
+            await anyio.sleep(PATIENCE)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listen)
+        answer = await ask(path, request)
+        tasks.cancel_scope.cancel()
+    return answer
+
+
 async def stop(
     runs: Path, wanted: str | None, *, every: bool = False, grace: float | None = None, timeout: float | None = None
 ) -> list[RunResult]:
@@ -46,10 +65,11 @@ async def stop(
 
     `wanted` is an id, the unambiguous beginning of one, `latest`, or a loop's exact name; without it, and for a name
     that several live runs have, `every` must be set. Only the runs meant end, those beside them in the same process go
-    on. `timeout` bounds the wait in seconds; runs that were told to end do so all the same.
+    on. `timeout` bounds the wait in seconds; runs that were told to end do so all the same. A process that answers
+    nobody is waited for no longer than a few seconds.
 
-    Raises NotFoundError (no such run), RefusedError (it does not live, it cannot be reached, time is up), UsageError
-    (it is not clear which run is meant).
+    Raises NotFoundError (no such run), RefusedError (it does not live, its process does not answer, time is up),
+    UsageError (it is not clear which run is meant).
     """
     chosen = _to_stop(runs, wanted, every)
     found: dict[str, RunResult | LoopError] = {}
@@ -177,7 +197,7 @@ def _not_running(run: StoredRun) -> RefusedError:
 
 async def _stop_one(runs: Path, run: StoredRun, grace: float | None) -> RunResult:
     request = {"stop": run.run_id} if grace is None else {"stop": run.run_id, "grace": grace}
-    answer = await ask(run.socket, request) if run.socket else None
+    answer = await _patient(run.socket, request) if run.socket else None
     if answer is not None and "result" in answer:
         return RunResult.from_json(answer["result"])
     if answer is not None:
@@ -201,7 +221,7 @@ async def _last_seen(runs: Path, run: StoredRun) -> RunResult:
 def _unreachable(run: StoredRun) -> RefusedError:
     return RefusedError(
         f"run {run.run_id} cannot be reached: process {run.owner.pid} does not answer",
-        hint=f"`kill {run.owner.pid}` ends all runs of that process, in order",
+        hint=f"`kill {run.owner.pid}` ends all its runs, in order; if somebody stopped it, `kill -CONT` lets it go on",
     )
 
 
