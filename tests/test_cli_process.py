@@ -242,3 +242,10 @@ def test_a_shell_completes_commands_loops_and_options(project: Path, typed: str,
     command = [sys.executable, "-m", "ll_loop"]
     done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, check=True, cwd=project)
     assert [line.removeprefix("plain,") for line in done.stdout.split()] == completed
+
+
+def test_a_profiler_has_the_last_word(project: Path) -> None:
+    argv = [sys.executable, "-m", "cProfile", "-m", "ll_loop", "list"]
+    said = subprocess.run(argv, cwd=project, capture_output=True, text=True, timeout=DEADLINE * 3, check=True)
+    assert "sleeper" in said.stdout
+    assert "function calls" in said.stdout

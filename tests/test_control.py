@@ -248,9 +248,9 @@ async def test_the_socket_of_a_killed_process_is_cleared_away(project: Project) 
     project.loop("a", LONG)
     async with _elsewhere(project, "a") as process:
         left = anyio.Path(recovery.find_run(project.runs, "a").socket)
-        process.kill()
-        await process.wait()
         assert await left.exists()
+        process.kill()
+        await process.wait()  # from now on anybody who starts on this machine may clear it away
         async with Session(project.folder, grace=1) as session:
             api.resume(session)[0].cancel()
             assert not await left.exists()
