@@ -19,9 +19,16 @@ def main() -> None:
         code = border.main(sys.argv[1:])
     except KeyboardInterrupt:
         code = 130
-    if sys.getprofile() or sys.gettrace():
-        sys.exit(code)  # they have something to say in the end
+    if _is_watched():
+        sys.exit(code)
     os._exit(code)  # all is written, and to take the modules apart takes a fifth of the time of a short run
+
+
+def _is_watched() -> bool:
+    """Whether a profiler, a debugger or the like is at work, which has something to say in the end."""
+    if sys.version_info >= (3, 12) and any(map(sys.monitoring.get_tool, range(6))):
+        return True
+    return bool(sys.getprofile() or sys.gettrace())
 
 
 def _occupy_standard_streams() -> None:
