@@ -416,3 +416,32 @@ def test_a_journal_without_its_first_record_is_no_run(tmp_path: Path) -> None:
     one.close()
     with pytest.raises(StorageError, match="first record is missing"):
         journal.Ends(one.path)
+
+
+def test_wherever_a_journal_ends_the_same_runs_are_not_over(tmp_path: Path) -> None:
+    one = _journal(tmp_path / "runs" / "one")
+    one.append("run_created", {"version": 1})
+    owner = {"pid": 1, "start": 0.0, "boot": "another"}
+    for event, fields in (
+        ("run_started", {"at": 0.0}),
+        ("loop_complete", {"status": "completed", "depth": 1}),
+        ("loop_complete", {"status": "completed"}),
+        ("run_claimed", {"owner": owner}),
+        ("run_resumed", {"at": 1.0}),
+        ("action_output", {"line": "x" * 3000}),
+        ("loop_complete", {"status": "failed"}),
+        ("run_claimed", {"owner": owner}),
+        ("run_withdrawn", {"status": "interrupted"}),
+    ):
+        one.append(event, fields)
+    one.close()
+    whole = one.path.read_bytes()
+    seen = set()
+    for end in range(whole.index(b"\n") + 1, len(whole) + 1):
+        one.path.write_bytes(whole[:end])
+        run = recovery.open_run(tmp_path / "runs", "one")
+        seen.add(run.is_over)
+        assert [found.run_id for found in recovery.unfinished_runs(tmp_path / "runs")] == (
+            [] if run.is_over else ["one"]
+        )
+    assert seen == {True, False}

@@ -97,9 +97,7 @@ async def status(runs: Path, wanted: str | None = None) -> list[dict[str, Any]]:
     person, else None), since, pid. What lives is asked itself, all else is read from its journal; `pid` is 0 when no
     process has the run. Raises NotFoundError.
     """
-    return await _entries(
-        [recovery.find_run(runs, wanted)] if wanted else [run for run in _all(runs) if not run.is_over]
-    )
+    return await _entries([recovery.find_run(runs, wanted)] if wanted else recovery.unfinished_runs(runs))
 
 
 async def _entries(chosen: Sequence[StoredRun]) -> list[dict[str, Any]]:
@@ -137,7 +135,7 @@ async def approve(runs: Path, wanted: str, answer: str, text: str = "") -> dict[
     live, or ended before it took the answer).
     """
     reply_of(answer, text)
-    alive = [run for run in _all(runs) if run.is_alive]
+    alive = [run for run in recovery.unfinished_runs(runs) if run.is_alive]
     chosen = alive[-1:] if wanted == recovery.LATEST else [run for run in alive if run.loop == wanted]
     if not chosen:
         found = recovery.find_run(runs, wanted)
@@ -160,12 +158,8 @@ async def approve(runs: Path, wanted: str, answer: str, text: str = "") -> dict[
     return dict(reply["answered"])
 
 
-def _all(runs: Path) -> list[StoredRun]:
-    return list(recovery.stored_runs(runs, recovery.run_ids(runs)))
-
-
 def _to_stop(runs: Path, wanted: str | None, every: bool) -> list[StoredRun]:
-    alive = [run for run in _all(runs) if run.is_alive]
+    alive = [run for run in recovery.unfinished_runs(runs) if run.is_alive]
     if wanted is None:
         if not every:
             raise UsageError("say which run to stop, or --all")

@@ -216,6 +216,8 @@ class Journal:
             self._fd = -1
 
 
+LAST = 2048
+"""Bytes at the end of a journal in which the word is looked for that its run is over."""
 NEAR = 16 * 1024
 """Bytes at either end of a journal that are read at once; of most runs they tell how it ended."""
 
@@ -411,6 +413,27 @@ class Tail:
         whole = data[: data.rfind(b"\n") + 1]
         self.end += len(whole)
         return _parsed(self.path, whole).records
+
+
+_OVER = ("loop_complete", "run_withdrawn")
+_LAST_WORDS = [b'\n{"event":"%b",' % name.encode() for name in (*_OVER, "run_claimed", "run_resumed")]
+
+
+def says_that_it_is_over(path: Path) -> bool:
+    """Whether the last records of a journal say that its run is over. If they say nothing, it still may be."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        data = os.pread(fd, LAST, max(0, os.fstat(fd).st_size - LAST))
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    at = max(map(data.rfind, _LAST_WORDS))
+    record = decode(data[at + 1 : data.find(b"\n", at + 1) + 1]) if at >= 0 else None
+    return record is not None and record["event"] in _OVER and "depth" not in record
 
 
 class Ends:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -240,9 +241,11 @@ def identity_to_json(identity: Identity) -> dict[str, Any]:
 
 def run_ids(runs: Path) -> list[str]:
     """The ids of all runs, oldest first."""
-    if not runs.is_dir():
+    try:
+        names = os.listdir(runs)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted((entry.name for entry in runs.iterdir() if (entry / journal.NAME).is_file()), key=age_key)
+    return sorted((name for name in names if os.path.isfile(f"{runs}/{name}/{journal.NAME}")), key=age_key)
 
 
 def open_run(runs: Path, run_id: str) -> StoredRun:
@@ -260,6 +263,12 @@ def stored_runs(runs: Path, ids: Iterable[str]) -> Iterator[StoredRun]:
             yield open_run(runs, run_id)
         except LoopError:
             continue  # a damaged journal is reported when that run is asked for
+
+
+def unfinished_runs(runs: Path) -> list[StoredRun]:
+    """The runs that are not over, oldest first; of those that are, only the end of the journal is looked at."""
+    ids = [run_id for run_id in run_ids(runs) if not journal.says_that_it_is_over(runs / run_id / journal.NAME)]
+    return [run for run in stored_runs(runs, ids) if not run.is_over]
 
 
 def find_run(runs: Path, wanted: str) -> StoredRun:
