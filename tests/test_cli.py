@@ -524,6 +524,11 @@ def test_history_can_be_of_the_last_hours_and_uncut(ll: Ll, monkeypatch: pytest.
     assert run_id in ll("history", "--full").out
     wrong = ll("history", "--since", "soon")
     assert (wrong.code, "`soon` is no age" in wrong.err) == (64, True)
+    longest = "1000000d"  # begins before all calendars
+    assert len(ll("history", "--since", longest, "-j").json) == 1
+    assert ll("prune", "--older-than", longest, "-j").json == []
+    for words in (("history", "--since"), ("prune", "--older-than")):
+        assert ll(*words, f"1{longest}").code == 64
 
 
 def test_old_names_of_commands_are_understood_and_not_listed(ll: Ll) -> None:

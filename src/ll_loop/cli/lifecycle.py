@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -65,22 +64,6 @@ async def logs(wanted: str, follow: bool, tail: int, as_json: bool, project: Pat
     return await following.logs(wanted, follow, tail, as_json, project)
 
 
-class Age(click.ParamType[timedelta]):
-    """`30d`, `12h`, `45m` or `90s`."""
-
-    name = "AGE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        if isinstance(value, timedelta):
-            return value
-        number, unit = str(value)[:-1], UNITS.get(str(value)[-1:])
-        if unit is None or not number.isascii() or not number.isdigit() or int(number) > LONGEST_AGE:
-            self.fail(f"{value!r} is no age such as 30d, 12h, 45m or 90s", param, ctx)
-        return timedelta(**{unit: int(number)})
-
-
-UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
-LONGEST_AGE = 10**6
 yes = click.option("--yes", "act", is_flag=True, help="Do it; otherwise only say what would be done.")
 
 
@@ -108,7 +91,7 @@ async def cleanup(act: bool, grace: float, as_json: bool, project: Path | None) 
     )
 )
 @click.option("--keep", type=click.IntRange(min=0), metavar="N", help="The newest N runs of each loop stay.")
-@click.option("--older-than", type=Age(), metavar="AGE", help="Runs begun later than that stay: 30d, 12h, 45m.")
+@click.option("--older-than", type=options.AGE, metavar="AGE", help="Runs begun later than that stay: 30d, 12h, 45m.")
 @click.option("--unfinished", is_flag=True, help="Also runs that could still be resumed.")
 @yes
 @options.as_json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,21 +40,22 @@ class Seconds(click.FloatRange):
 
 
 SECONDS = Seconds(min=0)
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+_LONGEST_AGE = 10**6
 
 
-class Age(click.ParamType[float]):
-    """A number with a unit (`45s`, `30m`, `1h`, `2d`), as seconds."""
+class Age(click.ParamType[timedelta]):
+    """`30d`, `12h`, `45m` or `90s`."""
 
     name = "AGE"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
             return value
         number, unit = str(value)[:-1], _UNITS.get(str(value)[-1:])
-        if unit is None or not (number.isascii() and number.isdigit()):
-            self.fail(f"`{value}` is no age such as 45s, 30m, 1h or 2d", param, ctx)
-        return float(int(number) * unit)
+        if unit is None or not number.isascii() or not number.isdigit() or int(number) > _LONGEST_AGE:
+            self.fail(f"`{value}` is no age such as 30d, 12h, 45m or 90s", param, ctx)
+        return timedelta(**{unit: int(number)})
 
 
 AGE = Age()

@@ -142,28 +142,22 @@ async def approve(wanted: str, answer: str, text: str, as_json: bool, project: P
 
 
 class Filter(Struct, frozen=True):
-    """Which events of a run to show: their type, their state, no older than `since` seconds, whether output lines too,
+    """Which events of a run to show: their type, their state, no older than `since`, whether output lines too,
     and how many (0: all).
     """
 
     kind: str | None
     state: str | None
-    since: float | None
+    since: timedelta | None
     verbose: bool
     tail: int
 
-    @property
-    def oldest(self) -> str:
-        """The least time of what is to be shown, as records write it."""
-        return (
-            ""
-            if self.since is None
-            else (datetime.now(UTC) - timedelta(seconds=self.since)).isoformat(timespec="microseconds")
-        )
+    def is_young(self, ts: str) -> bool:
+        """Whether what was written down then is to be shown."""
+        return self.since is None or datetime.now(UTC) - datetime.fromisoformat(ts) <= self.since
 
     def kept(self, records: Iterable[Record]) -> list[Record]:
-        oldest = self.oldest
-        return [record for record in records if record["ts"] >= oldest and self._wants(record)][-self.tail :]
+        return [record for record in records if self.is_young(record["ts"]) and self._wants(record)][-self.tail :]
 
     def _wants(self, record: Record) -> bool:
         name = record["event"]
@@ -191,8 +185,7 @@ def history(wanted: str | None, chosen: Filter, as_json: bool, project: Path | N
         return 0
     if chosen.kind or chosen.state:
         raise UsageError("--event and --state need a run", hint="say which: `ll-loop history RUN --event TYPE`")
-    oldest = chosen.oldest
-    found = [run for run in found if run.created["ts"] >= oldest]
+    found = [run for run in found if chosen.is_young(run.created["ts"])]
     if as_json:
         say(text_of([_summary(run) for run in found]))
     else:

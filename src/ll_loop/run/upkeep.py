@@ -212,7 +212,7 @@ def _is_new(run: StoredRun, rank: int, rule: Rule, now: datetime) -> bool:
 
 
 def _is_young(run: StoredRun, rank: int, rule: Rule, now: datetime) -> bool:
-    return rule.older_than is not None and datetime.fromisoformat(run.created["ts"]) > now - rule.older_than
+    return rule.older_than is not None and now - datetime.fromisoformat(run.created["ts"]) < rule.older_than
 
 
 def _has_worktree(run: StoredRun, rank: int, rule: Rule, now: datetime) -> bool:
