@@ -19,7 +19,7 @@ from ..files.authoring.renaming import Change, Renaming
 from ..files.authoring.schema import schema as schema_of
 from ..files.library import Library
 from ..files.nodes import plain
-from ..run.journals.recovery import run_ids, stored_runs
+from ..run.journals.recovery import unfinished_runs
 
 __all__ = [
     "Change",
@@ -56,7 +56,7 @@ def rename(library: Library, old: str, new: str, *, dry_run: bool = False) -> Re
     """
     plan = renaming.plan(library, old, new)
     runs = library.loops / "runs"
-    alive = [run for run in stored_runs(runs, run_ids(runs)) if run.is_alive]
+    alive = [run for run in unfinished_runs(runs) if run.is_alive]
     using = [run.run_id for run in alive if Path(run.created["path"]) in plan.affected]
     if using:
         raise RefusedError(f"`{old}` is in use by {', '.join(using)}", hint="wait for it, or `ll-loop stop` it")

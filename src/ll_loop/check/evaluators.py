@@ -42,11 +42,8 @@ def required_field(subject: Subject) -> Findings:
 
 def key_unused(subject: Subject) -> Findings:
     for state, block, kind in _blocks(subject):
-        takes = {"type", "source", *EVALUATOR_NEEDS[kind], *EVALUATOR_TAKES[kind]}
-        for key in block.keys() & EVALUATE - takes:
-            users = ", ".join(
-                f"`{one}`" for one in EVALUATOR_NEEDS if key in EVALUATOR_NEEDS[one] + EVALUATOR_TAKES[one]
-            )
+        for key in block.keys() & EVALUATE - _taken(kind) - {"type", "source"}:
+            users = ", ".join(f"`{one}`" for one in EVALUATOR_NEEDS if key in _taken(one))
             message = f"state `{state.name}`: the evaluator `{kind}` does not look at `{key}`"
             yield Finding(state.steps("evaluate"), message, f"{users} would", block.keys_at[key])
 

@@ -55,9 +55,8 @@ def namespace(subject: Subject) -> Findings:
 def bash_default(subject: Subject) -> Findings:
     for state in subject:
         for match in _DEFAULT.finditer(state.action):
-            yield _at(
-                state, match.start(), f"`{match[0]}` is no reference", f"write `$${match[0][1:]}` to leave it to bash"
-            )
+            hint = f"write `$${match[0][1:]}` to leave it to bash"
+            yield _at(state, match.start(), f"`{match[0]}` is no reference", hint)
 
 
 def double_dollar(subject: Subject) -> Findings:

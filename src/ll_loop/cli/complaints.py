@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncclick as click
 
-from ..core.nearest import nearest
+from ..core.nearest import nearest, question
 from ..errors import DefinitionError, LoopError, NotFoundError, Problem, StorageError
 from .forms import problem_to_json, text_of
 from .terminal import STDERR, STDOUT, look_at, say
@@ -131,8 +131,7 @@ def _usage_hint(error: click.UsageError, words: list[str], commands: Sequence[st
     command, wanted = error.ctx.command, error.option_name
     if isinstance(command, click.Group) and any(wanted in _options_of(one) for one in command.commands.values()):
         return f"`{wanted}` goes after the command; {help_line}"
-    near = nearest(wanted, _options_of(command), cutoff=0.7)
-    return f"did you mean `{near}`? {help_line}" if near else help_line
+    return question(wanted, _options_of(command), cutoff=0.7, then=help_line)
 
 
 def _options_of(command: click.Command) -> list[str]:

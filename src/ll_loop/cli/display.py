@@ -48,7 +48,7 @@ class Display:
         self._screen = Screen(self.sink)
         self._view = view_of(self.tracker, self.look, quiet=quiet, many=many, grace=grace)
         self._fed: list[str] = []
-        self._verbose, self._many = verbose and not quiet, many
+        self._verbose, self._many = verbose, many
         self._asker = Asker(handles, Keyboard(live=self.look.live), self._asked) if is_somebody_there() else None
 
     async def follow(self, reader: Reader) -> None:

@@ -31,7 +31,7 @@ class Outlook:
         self._session = session
         self._errand = errand
         self._as_json = telling.as_json
-        verbose = errand.verbose and not errand.quiet
+        self._verbose = verbose = errand.verbose and not errand.quiet
         self._shown = session.bus.subscribe([], size=EVENTS) if verbose else session.bus.subscribe([], wanted=_is_shown)
         self._passed_on = session.bus.subscribe([], size=EVENTS) if telling.events else None
         self._stdout = Sink(STDOUT)
@@ -43,7 +43,7 @@ class Outlook:
         many = errand.many or len(handles) > 1
         colour = self._session.config.cli.color
         self._display = display = Display(
-            handles, quiet=errand.quiet, many=many, grace=errand.grace, colour=colour, verbose=errand.verbose
+            handles, quiet=errand.quiet, many=many, grace=errand.grace, colour=colour, verbose=self._verbose
         )
         self._session.bus.listen(display.tracker.hear)
         try:

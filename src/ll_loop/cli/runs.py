@@ -139,8 +139,8 @@ def starter_of(errand: Errand) -> Callable[[Session], list[RunHandle]]:
             handles = api.carry_on(session, errand.resume)
             if not errand.quiet:
                 _mention_problems(handles)
-            for handle in handles if not errand.quiet else ():
-                _mention_doubts(handle, errand.resume.texts)
+                for handle in handles:
+                    _mention_doubts(handle, errand.resume.texts)
             return handles
         handles = api.start_all(session, errand.requests)
         _mention_earlier(handles)

@@ -10,3 +10,9 @@ def nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     from difflib import get_close_matches  # 5 ms, and only mistakes need it
 
     return next(iter(get_close_matches(word, sorted(names), n=1, cutoff=cutoff)), "")
+
+
+def question(word: str, names: Iterable[str], cutoff: float = 0.6, *, then: str = "") -> str:
+    """`did you mean ...?` if one of `names` is that near, and what else there is to say `then`."""
+    near = nearest(word, names, cutoff)
+    return " ".join(filter(None, (f"did you mean `{near}`?" if near else "", then)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from ..core.nearest import nearest
+from ..core.nearest import nearest, question
 
 CATALOGUE: Final = frozenset({"description", "category", "labels", "visibility", "commands", "targets"})
 """Keys that help people to find a loop and never steer a run."""
@@ -315,8 +315,8 @@ PREPATCH_CHECKS: Final = ("fail", "warn", "allow")
 def did_you_mean(word: str, known: Iterable[str], *, few: int = 8) -> str:
     """A hint that names the nearest of `known`; if none is near, all of them where they are no more than `few`."""
     names = sorted(known)
-    if near := nearest(word, names):
-        return f"did you mean `{near}`?"
+    if asked := question(word, names):
+        return asked
     return f"known: {', '.join(names)}" if 0 < len(names) <= few else ""
 
 

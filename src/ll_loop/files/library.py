@@ -16,7 +16,7 @@ from msgspec import Struct, field
 
 from ..check import Subject, check, excuses
 from ..core.model import Loop
-from ..core.nearest import nearest
+from ..core.nearest import question
 from ..errors import DefinitionError, NotFoundError, Problem
 from .calls import callers
 from .config.load import load_config
@@ -263,10 +263,9 @@ class Library:
             return NotFoundError(f"no file `{name}`", hint="`ll-loop list` shows the loops that go by a name")
         folders = [folder for folder in (beside, self.loops, self.bundled) if folder is not None]
         names = [_catalogue_name(path.relative_to(folder)) for folder in folders for path in _loop_files(folder)]
-        near = nearest(_catalogue_name(Path(name)), names)
         places = ", ".join(dict.fromkeys(self.shown(folder) for folder in folders if folder != self.bundled))
-        question = f"did you mean `{near}`? " if near else ""
-        return NotFoundError(f"no loop `{name}`", hint=f"{question}looked in {places} and among the built-in loops")
+        looked = f"looked in {places} and among the built-in loops"
+        return NotFoundError(f"no loop `{name}`", hint=question(_catalogue_name(Path(name)), names, then=looked))
 
 
 class _Looks(Struct):

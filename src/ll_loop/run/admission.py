@@ -72,8 +72,7 @@ class Admission:
             self._slots.ask(handle)
 
     def _ticket(self, handle: RunHandle) -> Ticket:
-        singleton = handle.loop.name if handle.loop.singleton else None
-        ticket = self._locks.request(handle.run_id, handle.paths, singleton=singleton)
+        ticket = _asked(self._locks, handle, handle.run_id)
         if not _queues(handle) and not ticket.granted:
             blockers, first = _named(ticket), ticket.blockers(1)[0]
             ticket.release()
@@ -200,11 +199,12 @@ def _named(ticket: Ticket) -> str:
 
 def foreseen(handles: Sequence[RunHandle], *, fold_case: bool) -> list[list[str]]:
     """The loops for which each of these runs would have to wait if all were started in this order."""
-    locks, found = Locks(fold_case=fold_case), []
-    for handle in handles:
-        singleton, paths = (handle.loop.name if handle.loop.singleton else None), handle.paths
-        found.append(locks.request(handle.loop.name, paths, singleton=singleton).blockers() if _locks(handle) else [])
-    return found
+    locks = Locks(fold_case=fold_case)
+    return [_asked(locks, one, one.loop.name).blockers() if _locks(one) else [] for one in handles]
+
+
+def _asked(locks: Locks, handle: RunHandle, who: str) -> Ticket:
+    return locks.request(who, handle.paths, singleton=handle.loop.name if handle.loop.singleton else None)
 
 
 def affordable(jobs: int | None) -> int | None:

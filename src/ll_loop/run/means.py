@@ -60,12 +60,9 @@ class Means:
         seed: int | None,
         workplace: Path | None,
     ) -> None:
-        for what, number in (("jobs", jobs), ("host slots", host_slots)):
-            if number is not None and number < 1:
-                raise UsageError(f"{what} must be at least 1, not {number}")
-        self.project = Path(project or ".").expanduser().resolve()
-        if not self.project.is_dir():
-            raise NotFoundError(f"no such project folder: {self.project}")
+        _check_number("jobs", jobs)
+        _check_number("host slots", host_slots)
+        self.project = _existing(Path(project or ".").expanduser().resolve())
         self.config = config or load_config(self.project, env)
         self.loops_dir = self.project / self.config.loops.loops_dir
         self.runs = self.loops_dir / "runs"
@@ -92,6 +89,7 @@ class Means:
         self.kin = Kin(self.env, self.above, self.purse, self.batch)
         self.identity = procs.own_identity()
         self.ancestors = procs.ancestors(self.identity.pid)
+        self.folds_case = folds_case(self.project)
         self.mirror = self._make_mirror()
         self.admission = self._make_admission(jobs)
         self.worktrees = self._make_worktrees()
@@ -105,11 +103,11 @@ class Means:
         return library
 
     def _make_mirror(self) -> Mirror:
-        fold = folds_case(self.project)
-        return Mirror(self.loops_dir / ".running", identity=self.identity, fold_case=fold, sweeps=True)
+        running = self.loops_dir / ".running"
+        return Mirror(running, identity=self.identity, fold_case=self.folds_case, sweeps=True)
 
     def _make_admission(self, jobs: int | None) -> Admission:
-        locks = Locks(fold_case=folds_case(self.project))
+        locks = Locks(fold_case=self.folds_case)
         patience = self.config.loops.queue_wait_timeout_seconds
         return Admission(locks, self.mirror, jobs, self.above, self._make_way, patience)
 
@@ -126,3 +124,14 @@ class Means:
         circuit = Circuit(self.project / limits.circuit_breaker_path) if limits.circuit_breaker_enabled else None
         stagger, most = hosts.stagger_ms / 1000, hosts.memory_limit_pct
         return Traffic(circuit, slots, stagger=stagger, memory=memory_in_use, memory_limit=most)
+
+
+def _check_number(what: str, number: int | None) -> None:
+    if number is not None and number < 1:
+        raise UsageError(f"{what} must be at least 1, not {number}")
+
+
+def _existing(project: Path) -> Path:
+    if not project.is_dir():
+        raise NotFoundError(f"no such project folder: {project}")
+    return project

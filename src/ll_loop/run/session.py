@@ -25,7 +25,6 @@ from .handle import RunHandle
 from .journals import recovery
 from .journals.recovery import StoredRun
 from .journals.request import Request, limits
-from .locking.locks import folds_case
 from .means import Means
 from .preparing import Changes, Preparing
 from .results import result_of_stored
@@ -238,7 +237,7 @@ class Session:
 
     def foresee(self, handles: Sequence[RunHandle]) -> list[list[str]]:
         """The loops for which each of these prepared runs would have to wait if all were launched in this order."""
-        return foreseen(handles, fold_case=folds_case(self.project))
+        return foreseen(handles, fold_case=self._means.folds_case)
 
     # --- resuming ------------------------------------------------------------------------------------------
 

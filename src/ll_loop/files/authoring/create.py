@@ -16,7 +16,7 @@ import yaml
 from msgspec import Struct
 
 from ... import __version__
-from ...core.nearest import nearest
+from ...core.nearest import question
 from ...errors import CannotCreateError, NotFoundError, UsageError
 from ..library import Library
 from ..nodes import MAX_BYTES, parse
@@ -152,9 +152,8 @@ def _text(library: Library, name: str, start: str) -> str:
     try:
         parent = library.load(start).loop
     except NotFoundError as error:
-        near = nearest(start, starters.names())
-        question = f"did you mean `{near}`? " if near else ""
-        hint = f"{question}templates are {', '.join(starters.names())}; any loop of `ll-loop list` will do too"
+        known = f"templates are {', '.join(starters.names())}; any loop of `ll-loop list` will do too"
+        hint = question(start, starters.names(), then=known)
         raise NotFoundError(f"no template or loop `{start}`", hint=hint) from error
     return starters.from_loop(parent, start, name)
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from ...core.machine import CAPS, RESUMABLE
 from ...core.model import EMPTY
-from ...core.nearest import nearest
+from ...core.nearest import question
 from ...core.tally import Tally, tally_from_json
 from ...errors import LoopError, NotFoundError
 from ..children import procs
@@ -296,9 +296,7 @@ def _found_run(runs: Path, wanted: str) -> StoredRun:
         if run.loop == wanted:
             return run
         loops.add(run.loop)
-    near = nearest(wanted, loops)
-    question = f"did you mean `{near}`? " if near else ""
-    raise NotFoundError(f"no such run: {wanted}", hint=f"{question}`ll-loop history` lists them")
+    raise NotFoundError(f"no such run: {wanted}", hint=question(wanted, loops, then="`ll-loop history` lists them"))
 
 
 def resumable_runs(runs: Path, wanted: str | None, *, raised: Collection[str] = ()) -> list[StoredRun]:

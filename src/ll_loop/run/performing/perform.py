@@ -350,8 +350,10 @@ class _Hearer:
 
     def lines(self, batch: list[str]) -> None:
         append, loop, depth = self._journal.append, self._action.loop, self._action.depth
-        text = plain_ends("\n".join([*batch, ""]))
-        batch = text.split("\n")[:-1]
+        text = "\n".join([*batch, ""])
+        if "\r" in text:
+            text = plain_ends(text)
+            batch = text.split("\n")[:-1]
         for line in batch:
             append("action_output", {"line": self._withheld or line.rstrip()}, loop=loop, depth=depth)
         self._journal.flush()
