@@ -169,9 +169,8 @@ class Journal:
             return
         if self._fd < 0:
             self._reopen()
-        if self.secrets:
-            held = list(map(self._masked, held))
-        data = b"".join(map(encode, held))
+        lines = list(map(self._line, held))
+        data = b"".join(line for _, line in lines)
         self.unsynced = True
         try:
             written = os.write(self._fd, data)
@@ -182,17 +181,22 @@ class Journal:
                 os.ftruncate(self._fd, self._end)  # half a record must never stand before another
             raise self.give_up(f"cannot write {self.path}: {error.strerror}") from error
         self._end += len(data)
-        for record in held:
+        for record, _ in lines:
             self._listener(record)
 
-    def _masked(self, record: Record) -> Record:
+    def _line(self, record: Record) -> tuple[Record, bytes]:
+        """A record as it is written, with marks for secrets, and its line."""
+        if not self.secrets:
+            return record, encode(record)
         for key in CUT & record.keys():
             if record[key] and len(record[key]) >= LONG:
                 record[key] = self.secrets.excerpt(record[key])
-        if not self.secrets.are_in(encode(record)):
-            return record
+        line = encode(record)
+        if not self.secrets.are_in(line):
+            return record, line
         mask = self.secrets.document
-        return {key: value if key in PLAIN else mask(value) for key, value in record.items()}
+        record = {key: value if key in PLAIN else mask(value) for key, value in record.items()}
+        return record, encode(record)
 
     def _reopen(self) -> None:
         try:
